@@ -1,0 +1,33 @@
+# make setup       .venv with the package, its tests' needs and the client's
+# make quickstart  from nothing to images through a served endpoint
+# make test        the whole test suite; make test-slow the rare long tests
+PYTHON := .venv/bin/python
+PORT ?= 8501
+
+.PHONY: setup quickstart test test-slow lint bench
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml setup.py
+	python3.11 -m venv .venv
+	$(PYTHON) -m pip install --progress-bar on -e '.[test]'
+	touch $@
+
+quickstart: setup
+	$(PYTHON) -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits
+	$(PYTHON) -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out runs/digits/samples.png
+	$(PYTHON) -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits
+	$(PYTHON) export/local_server.py --model_name digits --model_base_path served/digits \
+	    --port 0 --rest_api_port $(PORT) & server=$$!; trap "kill $$server" EXIT; \
+	$(PYTHON) export/client.py --url http://localhost:$(PORT) --model digits --seeds 0:64 --wait 60 \
+	    --out runs/digits/served.png
+	@echo "Look at runs/digits/samples.png and, through the endpoint, runs/digits/served.png"
+
+test: setup
+	$(PYTHON) -m pytest
+
+test-slow: setup
+	$(PYTHON) -m pytest -m slow
+
+lint: setup
+	.venv/bin/ruff check .

@@ -1,0 +1,42 @@
+"""Set-up that must come before TensorFlow starts, and what several test files share."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_blurdiff as bd
+from tests import commands
+
+# Two logical processors, so that replicas can be tested; they can only be made before anything runs.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory):
+    """The run directory of a tiny model that a command line has trained to its end."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = commands.run("train", "--config", "digits.yaml", *commands.overrides(commands.TINY), cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs" / "digits"
+
+
+@pytest.fixture(scope="session")
+def trained_model(trained_run):
+    return bd.load_model(trained_run / "model.keras")
+
+
+@pytest.fixture(scope="session")
+def exported(trained_model, tmp_path_factory):
+    """The export of the trained model: `<base_dir>/1`."""
+    return bd.export_savedmodel(trained_model, tmp_path_factory.mktemp("served"))

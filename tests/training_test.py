@@ -1,0 +1,116 @@
+"""Training into a run directory, by its command line: what it leaves, and that it can be cut at any moment."""
+
+import json
+import random
+import subprocess
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests import commands
+
+START = ["--config", "digits.yaml", *commands.overrides(commands.TINY)]
+
+
+def weights(run_dir):
+    import tf_blurdiff as bd
+
+    model = bd.load_model(run_dir / "model.keras")
+    return {variable.path: variable.numpy() for variable in model.variables}
+
+
+def assert_same_weights(run_dir, other):
+    ours, theirs = weights(run_dir), weights(other)
+    assert len(ours) == len(theirs)
+    for (name, one), two in zip(ours.items(), theirs.values()):
+        np.testing.assert_array_equal(one, two, err_msg=name)
+
+
+def test_a_run_directory_holds_what_is_promised(trained_run):
+    rows = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(5, 61, 5))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert sorted(path.name for path in (trained_run / "samples").iterdir()) == [
+        "step_00000030.png",
+        "step_00000060.png",
+    ]
+    assert Image.open(trained_run / "samples" / "step_00000060.png").size == (2 + 2 * 50, 2 + 2 * 50)
+    assert len(list((trained_run / "checkpoints").glob("*.index"))) == 3
+    tags = {
+        value.tag
+        for path in (trained_run / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert tags == {"loss", "steps_per_second", "images_per_second", "samples"}
+
+
+def test_the_resolved_config_repeats_the_run(trained_run, tmp_path):
+    result = commands.run("train", "--config", trained_run / "config.yaml", "--run_dir", "again", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert_same_weights(tmp_path / "again", trained_run)
+
+
+def killed_training(folder, run_dir, rng):
+    """Starts training and kills it some time after its next checkpoint; returns whether it was still running."""
+    latest = run_dir / "checkpoints" / "checkpoint"
+    before = latest.stat().st_mtime_ns if latest.exists() else 0
+    process = subprocess.Popen(
+        commands.command("train", *START), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if latest.exists() and latest.stat().st_mtime_ns > before:
+            time.sleep(rng.uniform(0.0, 1.0))
+            break
+        time.sleep(0.01)
+    process.kill()
+    return process.wait() == -9
+
+
+def check_kills(folder, trained_run, kills, seed):
+    rng, run_dir = random.Random(seed), folder / "runs" / "digits"
+    killed = [killed_training(folder, run_dir, rng) for _ in range(kills)]
+    result = commands.run("train", *START, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert killed[0] and "resuming" in result.stdout
+    assert_same_weights(run_dir, trained_run)
+    steps = [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(5, 61, 5))
+
+
+def test_killed_training_ends_with_the_same_weights(tmp_path, trained_run):
+    check_kills(tmp_path, trained_run, kills=1, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_training_killed_twice_ends_with_the_same_weights(tmp_path, trained_run, seed):
+    check_kills(tmp_path, trained_run, kills=2, seed=seed + 1)
+
+
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(trained_run, tmp_path):
+    short, long = tmp_path / "short", tmp_path / "long"
+    for run_dir, steps in ((short, 20), (short, 60)):
+        result = commands.run("train", *START, "--set", f"train.steps={steps}", "--run_dir", run_dir, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert not long.exists()
+    assert_same_weights(short, trained_run)
+
+
+def test_the_model_file_loads_in_a_new_process_from_another_folder(trained_run, trained_model, tmp_path):
+    code = f"""
+import keras, numpy as np
+import tf_blurdiff
+model = keras.models.load_model({str(trained_run / "model.keras")!r})
+np.save("images.npy", model.sample([3, 1, 2]))
+"""
+    commands.run_python(code, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), trained_model.sample([3, 1, 2]), atol=1e-4)
+    assert np.isfinite(trained_model.freq_std.numpy()).all(), "the data's statistics travel with the model"
+    assert trained_model.num_steps == 5
+    assert keras.saving.get_registered_name(type(trained_model)) == "tf_blurdiff>DiffusionModel"

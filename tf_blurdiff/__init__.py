@@ -1,0 +1,35 @@
+"""tf_blurdiff: diffusion models that blur, for TensorFlow and Keras.
+
+    import tf_blurdiff as bd
+
+    network = bd.UNet(image_shape=(32, 32, 3))
+    model = bd.DiffusionModel(network, bd.process.blurring())
+    model.compile("adam")
+    model.fit(dataset)                      # batches of images in [-1, 1]
+    images = model.sample(seeds=range(16))  # float32 [16, 32, 32, 3]
+"""
+
+from tf_blurdiff import _startup  # isort: skip  # noqa: F401 (before anything that imports TensorFlow)
+from tf_blurdiff import layers, process
+from tf_blurdiff.dct import dct2, idct2, laplacian_eigenvalues
+from tf_blurdiff.learning_rate import LinearWarmUp
+from tf_blurdiff.model import DiffusionModel, load_model
+from tf_blurdiff.process import Process
+from tf_blurdiff.serving import export_savedmodel
+from tf_blurdiff.unet import UNet
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DiffusionModel",
+    "LinearWarmUp",
+    "Process",
+    "UNet",
+    "dct2",
+    "export_savedmodel",
+    "idct2",
+    "laplacian_eigenvalues",
+    "layers",
+    "load_model",
+    "process",
+]

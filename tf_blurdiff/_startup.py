@@ -1,0 +1,32 @@
+"""Imports TensorFlow; quietly, if this process is one of the package's command lines.
+
+As it loads, TensorFlow's library reports on the processor and on missing GPUs, past every log level. Whoever runs a
+command line would see that in place of its own messages. Other programs keep TensorFlow's messages as they are.
+"""
+
+import contextlib
+import os
+import sys
+
+
+@contextlib.contextmanager
+def _standard_error_to_nowhere():
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+# While `python -m package.module` imports the package, argv[0] is "-m".
+if sys.argv[:1] == ["-m"] and any(word.startswith("tf_blurdiff.") for word in sys.orig_argv):
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with _standard_error_to_nowhere():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices()  # Looks for GPUs, and reports there being none as an error.

@@ -1,0 +1,47 @@
+"""What the command lines share: flags, --help, and errors without tracebacks."""
+
+import os
+import sys
+
+from absl import app, flags, logging
+
+from tf_blurdiff.errors import UserError
+
+
+def run(main):
+    """Runs `main()` with the flags parsed.
+
+    The status is 0 when all is well and after --help, 2 for a user's mistake, with one message on stderr.
+    """
+    logging.set_verbosity(logging.WARNING)
+    app.run(lambda argv: _call(main), flags_parser=_parse)
+
+
+def _parse(argv):
+    if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
+        module = sys.modules["__main__"]
+        print(f"{(module.__doc__ or '').strip()}\n\nflags:\n{flags.FLAGS.module_help(argv[0])}")
+        sys.exit(0)
+    try:
+        rest = flags.FLAGS(argv)
+        if len(rest) > 1:
+            raise flags.Error(f"unexpected argument: {rest[1]}")
+        return rest
+    except flags.Error as error:
+        _fail(f"{error} (--help lists the flags)")
+
+
+def _call(main):
+    try:
+        main()
+    except UserError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message):
+    program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    print(f"{program}: {message}", file=sys.stderr)
+    sys.exit(2)

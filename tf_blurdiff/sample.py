@@ -1,0 +1,74 @@
+"""Draws images from a trained model and writes them as PNG files.
+
+    python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out samples.png
+    python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 1000 --out_dir samples
+
+Image number i has the seed --seed + i and depends on it alone: the same seed is the same image in any batch.
+"""
+
+import pathlib
+
+from absl import flags
+
+from tf_blurdiff import command_line
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.model import load_model
+from tf_blurdiff.pictures import save_grid, save_png
+
+_MODEL = flags.DEFINE_string("model", None, "The model, a .keras file.", required=True)
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images.")
+_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Calls of the network (default: the model's own).")
+_SAMPLER = flags.DEFINE_string("sampler", None, "ancestral or ddim (default: the model's own).")
+_ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim, from 0 (deterministic) to 1 (ancestral).")
+_SEED = flags.DEFINE_integer("seed", 0, "The first image's seed.")
+_LABELS = flags.DEFINE_list("labels", None, "Labels to take in turn, for a model with labels (default: all classes).")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at once (default: by their size).", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png).")
+_OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for one PNG file per image, named after its seed.")
+
+
+def main():
+    """Samples, and says where the pictures are."""
+    if _NUM_IMAGES.value < 1:
+        raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")
+    model = load_model(_MODEL.value)
+    seeds = range(_SEED.value, _SEED.value + _NUM_IMAGES.value)
+    images = model.sample(
+        seeds,
+        num_steps=_NUM_STEPS.value,
+        sampler=_SAMPLER.value,
+        eta=_ETA.value,
+        labels=_labels(model.num_classes, len(seeds)),
+        batch_size=_BATCH_SIZE.value,
+        verbose=True,
+    )
+    _write(images, seeds)
+
+
+def _labels(num_classes, count):
+    given = _LABELS.value
+    if num_classes is None and given is None:
+        return None
+    try:
+        given = list(range(num_classes)) if given is None else [int(label) for label in given]
+    except ValueError as error:
+        raise UserError(f"--labels must be integers. Received: {','.join(_LABELS.value)}") from error
+    return [given[i % len(given)] for i in range(count)]
+
+
+def _write(images, seeds):
+    out = _OUT.value or (None if _OUT_DIR.value else "samples.png")
+    try:
+        if out:
+            save_grid(images, out)
+            print(f"grid: {out}")
+        if _OUT_DIR.value:
+            for seed, image in zip(seeds, images):
+                save_png(image, pathlib.Path(_OUT_DIR.value) / f"seed_{seed}.png")
+            print(f"images: {_OUT_DIR.value}/seed_*.png")
+    except OSError as error:
+        raise UserError(f"the pictures cannot be written: {error}") from error
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,31 @@
+"""Trains a model.
+
+    python -m tf_blurdiff.train --config digits.yaml
+    python -m tf_blurdiff.train --config lsun.yaml --run_dir runs/lsun --set train.batch_size=64
+
+The same command again goes on from the last checkpoint. Follow it with `tensorboard --logdir runs`.
+"""
+
+import pathlib
+
+from absl import flags
+
+from tf_blurdiff import command_line
+from tf_blurdiff.config import load_config
+from tf_blurdiff.training import train
+
+_CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of one that is shipped.", required=True)
+_RUN_DIR = flags.DEFINE_string("run_dir", None, "Where the run is kept (default: runs/NAME of the config).")
+_SET = flags.DEFINE_multi_string("set", [], "Overrides one value of the config, as in train.steps=200; repeatable.")
+
+
+def main():
+    """Trains, and says where the model is."""
+    config = load_config(_CONFIG.value, _SET.value)
+    run_dir = pathlib.Path(_RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem)
+    train(config, run_dir)
+    print(f"model: {run_dir / 'model.keras'}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,227 @@
+"""Training into a run directory: the loop, its checkpoints and what can be looked at meanwhile.
+
+A run directory holds config.yaml, checkpoints/, model.keras (for use: no optimizer), samples/step_*.png, tensorboard/
+and metrics.jsonl. Training that finds a checkpoint there goes on from it, and ends with the weights that it would have
+had without the interruption.
+"""
+
+import json
+import os
+import pathlib
+import re
+import time
+
+import keras
+import tensorflow as tf
+from tqdm import tqdm
+
+from tf_blurdiff import config as configs
+from tf_blurdiff.data import DataError, to_unit_range, training_batches
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.learning_rate import LinearWarmUp
+from tf_blurdiff.pictures import save_grid
+
+_CHECKPOINTS_KEPT = 3
+_STATISTICS_BATCH = 256
+# What a run may change on the way: how far it goes and what it shows, but not what it learns.
+_MAY_CHANGE = re.compile(r"train\.(steps|log_every|sample_every|checkpoint_every)|sample\..*").fullmatch
+
+
+def train(config, run_dir, verbose=True):
+    """Trains the model of a config, from its last checkpoint if the run directory holds one.
+
+    Args:
+        config: a `config.Config`.
+        run_dir: folder, made if missing.
+        verbose: whether to show a progress bar.
+
+    Returns:
+        The trained `DiffusionModel`.
+
+    Raises:
+        UserError: if the run directory was begun with another config or cannot be written, or if the data is missing.
+    """
+    run_dir = pathlib.Path(run_dir)
+    _claim_run_dir(config, run_dir)
+    images = configs.build_images(config)
+    keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
+    model = configs.build_model(config)
+    model.compile(keras.optimizers.Adam(LinearWarmUp(config.train.learning_rate, config.train.warmup_steps)))
+    model.optimizer.build(model.network.trainable_variables)
+    return Run(config, run_dir, model, images, verbose).run()
+
+
+class Run:
+    """One run's model, data and files.
+
+    Args:
+        config: a `config.Config`.
+        run_dir: a folder that exists.
+        model: a compiled `DiffusionModel`.
+        images: a `data.Images`.
+        verbose: whether to show a progress bar.
+    """
+
+    def __init__(self, config, run_dir, model, images, verbose=True):
+        self.settings = config.train
+        self.sampling = config.sample
+        self.flip = config.data.flip
+        self.run_dir = pathlib.Path(run_dir)
+        self.model = model
+        self.images = images
+        self.verbose = verbose
+        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        self.checkpoints = tf.train.CheckpointManager(checkpoint, str(run_dir / "checkpoints"), _CHECKPOINTS_KEPT)
+        self.metrics_log = run_dir / "metrics.jsonl"
+
+    def run(self):
+        """Trains to the last step and returns the model."""
+        step = self._restore()
+        if step == 0:
+            self._say("gathering the data's DCT statistics")
+            self.model.adapt(self._image_batches())
+        if step >= self.settings.steps:
+            self._say(f"{self.run_dir} holds all {step} steps; nothing to train")
+            self._save_model()
+            return self.model
+        batches = iter(self._training_batches(step))
+        writer = tf.summary.create_file_writer(str(self.run_dir / "tensorboard"))
+        with writer.as_default(), self._progress_bar(step) as progress:
+            seconds, logged = 0.0, step
+            while step < self.settings.steps:
+                block = self._next_event(step) - step
+                started = time.monotonic()
+                self._run_block(batches, block)
+                seconds += time.monotonic() - started
+                step += block
+                progress.update(block)
+                if self._is_due(step, self.settings.log_every):
+                    self._log(step, (step - logged) / seconds, progress)
+                    seconds, logged = 0.0, step
+                if self._is_due(step, self.settings.sample_every):
+                    self._draw_samples(step)
+                if self._is_due(step, self.settings.checkpoint_every):
+                    self._save(step)
+        return self.model
+
+    def _restore(self):
+        if self.checkpoints.latest_checkpoint is None:
+            return 0
+        self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_consumed()
+        step = int(self.model.optimizer.iterations.numpy())
+        self._say(f"resuming {self.run_dir} at step {step}")
+        self._drop_metrics_after(step)
+        return step
+
+    def _drop_metrics_after(self, step):
+        # Lines that an interrupted run wrote after its last checkpoint will be written again.
+        if not self.metrics_log.exists():
+            return
+        kept = []
+        for line in self.metrics_log.read_text().splitlines():
+            try:
+                kept += [line] if json.loads(line)["step"] <= step else []
+            except json.JSONDecodeError:
+                break  # The interruption cut this line.
+        _write_atomically(self.metrics_log, lambda path: path.write_text("".join(line + "\n" for line in kept)))
+
+    def _training_batches(self, step):
+        labels = self.model.num_classes is not None
+        batch_size, seed = self.settings.batch_size, self.settings.seed
+        return training_batches(self.images, batch_size, seed, start_step=step, flip=self.flip, labels=labels)
+
+    def _image_batches(self):
+        batches = self.images.single_images().batch(_STATISTICS_BATCH).map(to_unit_range)
+        total = -(-self.images.num_images // _STATISTICS_BATCH)
+        return tqdm(batches, total=total, desc="statistics", unit="batch", disable=not self.verbose)
+
+    @tf.function(autograph=False)
+    def _train_steps(self, batches, count):
+        # A traced loop, so that a step costs no Python.
+        def body(i):
+            self.model.train_step(batches.get_next())
+            return (i + 1,)
+
+        tf.while_loop(lambda i: i < count, body, (tf.constant(0),), parallel_iterations=1)
+
+    def _run_block(self, batches, count):
+        try:
+            self._train_steps(batches, tf.constant(count))
+        except tf.errors.OpError as error:
+            # A pipeline wraps what its Python parts raise in a page of text.
+            reason = re.search(r"DataError: (.*)", str(error))
+            if reason is None:
+                raise
+            raise DataError(reason.group(1)) from None
+
+    def _next_event(self, step):
+        settings = self.settings
+        periods = (settings.log_every, settings.sample_every, settings.checkpoint_every)
+        return min(settings.steps, *(step - step % period + period for period in periods))
+
+    def _is_due(self, step, period):
+        return step % period == 0 or step == self.settings.steps
+
+    def _log(self, step, steps_per_second, progress):
+        loss = float(self.model.loss_tracker.result())
+        self.model.loss_tracker.reset_state()
+        row = {
+            "step": step,
+            "loss": loss,
+            "steps_per_second": round(steps_per_second, 3),
+            "images_per_second": round(steps_per_second * self.settings.batch_size, 1),
+        }
+        with open(self.metrics_log, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name in ("loss", "steps_per_second", "images_per_second"):
+            tf.summary.scalar(name, row[name], step=step)
+        progress.set_postfix(loss=f"{loss:.4f}")
+
+    def _draw_samples(self, step):
+        count, num_classes = self.sampling.num_images, self.model.num_classes
+        labels = None if num_classes is None else [i % num_classes for i in range(count)]
+        path = self.run_dir / "samples" / f"step_{step:08d}.png"
+        save_grid(self.model.sample(range(count), labels=labels), path)
+        tf.summary.image("samples", tf.io.decode_png(path.read_bytes())[None], step=step)
+
+    def _save(self, step):
+        # The model first: who finds a checkpoint finds a model that is at least as new.
+        self._save_model()
+        self.checkpoints.save(checkpoint_number=step)
+
+    def _save_model(self):
+        _write_atomically(
+            self.run_dir / "model.keras", lambda path: self.model.save(path, include_optimizer=False)
+        )
+
+    def _progress_bar(self, step):
+        total = self.settings.steps
+        return tqdm(total=total, initial=step, desc="training", unit="step", disable=not self.verbose)
+
+    def _say(self, text):
+        if self.verbose:
+            print(text, flush=True)
+
+
+def _claim_run_dir(config, run_dir):
+    path = run_dir / "config.yaml"
+    if path.exists():
+        changed = configs.changed_keys(configs.load_config(path), config)
+        changed = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
+        if changed:
+            raise UserError(
+                f"run directory {run_dir} was begun with another config: {', '.join(changed)}; "
+                "expected the same config, or another run directory"
+            )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        _write_atomically(path, lambda temporary: configs.save_config(config, temporary))
+    except OSError as error:
+        raise UserError(f"run directory {run_dir} cannot be written: {error.strerror}") from error
+
+
+def _write_atomically(path, write):
+    # A reader sees the old file or the new one, never a part. The suffix stays: Keras looks at it.
+    temporary = path.with_name(f".{path.stem}.writing{path.suffix}")
+    write(temporary)
+    os.replace(temporary, path)
