@@ -12,7 +12,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tf_blurdiff"
 LEVELS = [
     {"_startup", "errors", "dct", "stateless_random", "cpp_runtime"},
-    {"schedules", "layers", "learning_rate"},
+    {"schedules", "layers"},
     {"process", "unet"},
     {"predictions", "priors", "image_files", "config_messages"},
     {"samplers"},

@@ -21,8 +21,8 @@ MISTAKES = {
     "wrong type": ([*TRAIN, "--set", "train.steps=many"], "train.steps: got 'many', expected an integer"),
     "cannot halve": ([*TRAIN, "--set", "data.image_size=9"], "data.image_size: got 9, expected a multiple of 2"),
     "no folder": (
-        [*TRAIN, "--set", "data.source=image_folder", "--set", "data.root=nowhere", "--set", "network.num_classes=null"],
-        "nowhere",
+        [*TRAIN, "--set", "data.source=image_folder", "--set", "data.root=nowhere"],
+        "root: got 'nowhere'",
     ),
     "empty folder": ([*TRAIN, "--set", "data.source=image_folder", "--set", "data.root=."], "no image"),
     "other config": (
@@ -34,7 +34,7 @@ MISTAKES = {
     "missing model": (["sample", "--model", "nowhere.keras"], "model file not found: nowhere.keras"),
     "corrupt model": (["sample", "--model", "corrupt.keras"], "corrupt.keras is not a .keras file that can be read"),
     "cut model": (["sample", "--model", "cut.keras"], "cut.keras is not a .keras file that can be read"),
-    "unknown sampler": (["sample", "--model", MODEL, "--sampler", "euler"], "one of ancestral, ddim. Received: 'euler'"),
+    "unknown sampler": (["sample", "--model", MODEL, "--sampler", "euler"], "ancestral, ddim. Received: 'euler'"),
     "no steps": (["sample", "--model", MODEL, "--num_steps", "0"], "num_steps must be an integer of 1 or more"),
     "no images": (["sample", "--model", MODEL, "--num_images", "0"], "--num_images must be 1 or more. Received: 0"),
     "text for a number": (["sample", "--model", MODEL, "--num_images", "ten"], "--num_images=ten"),

@@ -12,7 +12,6 @@
 from tf_blurdiff import _startup  # isort: skip  # noqa: F401 (before anything that imports TensorFlow)
 from tf_blurdiff import layers, process
 from tf_blurdiff.dct import dct2, idct2, laplacian_eigenvalues
-from tf_blurdiff.learning_rate import LinearWarmUp
 from tf_blurdiff.model import DiffusionModel, load_model
 from tf_blurdiff.process import Process
 from tf_blurdiff.serving import export_savedmodel
@@ -22,7 +21,6 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DiffusionModel",
-    "LinearWarmUp",
     "Process",
     "UNet",
     "dct2",

@@ -91,6 +91,9 @@ class Train(_Section):
     batch_size: PositiveInt = Field(128, description="images a step, over all devices")
     learning_rate: float = Field(2e-4, gt=0, description="of Adam, after the warm-up")
     warmup_steps: int = Field(5000, ge=0, description="steps in which the learning rate rises from 0")
+    decay_steps: PositiveInt | None = Field(
+        None, description="step at which the learning rate has fallen to 0, as a cosine; null to keep it"
+    )
     clip_norm: Annotated[float, Field(gt=0)] | None = Field(
         1.0, description="bound on the gradient's norm; null for none"
     )
@@ -139,6 +142,9 @@ class Config(_Section):
         if self.process.logsnr_min >= self.process.logsnr_max:
             expected = f"a number < process.logsnr_max, which is {self.process.logsnr_max}"
             problems.append(problem("process.logsnr_min", self.process.logsnr_min, expected))
+        if self.train.decay_steps is not None and self.train.decay_steps <= self.train.warmup_steps:
+            expected = f"an integer > train.warmup_steps, which is {self.train.warmup_steps}"
+            problems.append(problem("train.decay_steps", self.train.decay_steps, expected))
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -312,7 +312,7 @@ class DiffusionModel(keras.Model):
     def _check_labels(self, labels, count):
         if self.num_classes is None:
             if labels is not None:
-                raise ValueError("This model has no labels (its network's num_classes is None). Received: labels")
+                raise UserError("This model has no labels (its network's num_classes is None). Received: labels")
             return np.zeros(count, np.int64)
         labels = np.asarray(labels)
         if labels.shape != (count,) or labels.dtype.kind not in "iu":

@@ -6,6 +6,7 @@
 Image number i has the seed --seed + i and depends on it alone: the same seed is the same image in any batch.
 """
 
+import os
 import pathlib
 
 from absl import flags
@@ -31,6 +32,7 @@ def main():
     """Samples, and says where the pictures are."""
     if _NUM_IMAGES.value < 1:
         raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")
+    out, out_dir = _places()
     model = load_model(_MODEL.value)
     seeds = range(_SEED.value, _SEED.value + _NUM_IMAGES.value)
     images = model.sample(
@@ -42,7 +44,13 @@ def main():
         batch_size=_BATCH_SIZE.value,
         verbose=True,
     )
-    _write(images, seeds)
+    if out:
+        save_grid(images, out)
+        print(f"grid: {out}")
+    if out_dir:
+        for seed, image in zip(seeds, images):
+            save_png(image, out_dir / f"seed_{seed}.png")
+        print(f"images: {out_dir}/seed_*.png")
 
 
 def _labels(num_classes, count):
@@ -56,18 +64,20 @@ def _labels(num_classes, count):
     return [given[i % len(given)] for i in range(count)]
 
 
-def _write(images, seeds):
-    out = _OUT.value or (None if _OUT_DIR.value else "samples.png")
-    try:
-        if out:
-            save_grid(images, out)
-            print(f"grid: {out}")
-        if _OUT_DIR.value:
-            for seed, image in zip(seeds, images):
-                save_png(image, pathlib.Path(_OUT_DIR.value) / f"seed_{seed}.png")
-            print(f"images: {_OUT_DIR.value}/seed_*.png")
-    except OSError as error:
-        raise UserError(f"the pictures cannot be written: {error}") from error
+def _places():
+    """The grid's file and the images' folder, either may be None; made before hours of sampling, not after."""
+    out_dir = pathlib.Path(_OUT_DIR.value) if _OUT_DIR.value else None
+    out = pathlib.Path(_OUT.value or "samples.png") if _OUT.value or not out_dir else None
+    for folder in filter(None, (out_dir, out and out.parent)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"the pictures cannot be written: {error}") from error
+        if not os.access(folder, os.W_OK):
+            raise UserError(f"the pictures cannot be written: no permission in {folder}")
+    if out and out.is_dir():
+        raise UserError(f"--out must be a PNG file. Received: the folder {out}")
+    return out, out_dir
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def normal_by_seed(seeds, stream, shape):
         float32 `[B, *shape]`.
     """
     pairs = tf.stack([seeds, tf.fill(tf.shape(seeds), tf.cast(stream, tf.int64))], axis=1)
-    draw = lambda pair: tf.random.stateless_normal(shape, pair, alg="philox")  # noqa: E731
+    draw = lambda pair: tf.random.stateless_normal(shape, pair, alg="philox")
     return tf.map_fn(draw, pairs, fn_output_signature=tf.TensorSpec(shape, tf.float32))
 
 

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from tf_blurdiff import config as configs
 from tf_blurdiff.data import DataError, to_unit_range, training_batches
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.learning_rate import LinearWarmUp
 from tf_blurdiff.pictures import save_grid
 
 _CHECKPOINTS_KEPT = 3
@@ -42,13 +41,30 @@ def train(config, run_dir, verbose=True):
         UserError: if the run directory was begun with another config or cannot be written, or if the data is missing.
     """
     run_dir = pathlib.Path(run_dir)
-    _claim_run_dir(config, run_dir)
+    _check_run_dir(config, run_dir)
     images = configs.build_images(config)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     model = configs.build_model(config)
-    model.compile(keras.optimizers.Adam(LinearWarmUp(config.train.learning_rate, config.train.warmup_steps)))
+    model.compile(keras.optimizers.Adam(learning_rate(config.train)))
     model.optimizer.build(model.network.trainable_variables)
+    _begin_run_dir(config, run_dir)
     return Run(config, run_dir, model, images, verbose).run()
+
+
+def learning_rate(settings):
+    """The schedule: a linear rise over warmup_steps; then constant, or a cosine down to 0 at decay_steps.
+
+    Args:
+        settings: a `config.Train`.
+    """
+    peak, warmup_steps = settings.learning_rate, settings.warmup_steps
+    if settings.decay_steps is None:
+        decay = {"decay_steps": 1, "alpha": 1.0}  # Falls at once to all of the peak.
+    else:
+        decay = {"decay_steps": settings.decay_steps - warmup_steps, "alpha": 0.0}
+    warmup = {"warmup_target": peak, "warmup_steps": warmup_steps} if warmup_steps else {}
+    start = peak / (warmup_steps + 1)  # Already the first step moves.
+    return keras.optimizers.schedules.CosineDecay(start if warmup_steps else peak, **decay, **warmup)
 
 
 class Run:
@@ -70,7 +86,9 @@ class Run:
         self.model = model
         self.images = images
         self.verbose = verbose
-        checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+        # Each variable by hand: TensorFlow does not find those that Keras keeps in a list of a model's own.
+        variables = [*model.variables, *model.optimizer.variables]
+        checkpoint = tf.train.Checkpoint(variables=[variable.value for variable in variables])
         self.checkpoints = tf.train.CheckpointManager(checkpoint, str(run_dir / "checkpoints"), _CHECKPOINTS_KEPT)
         self.metrics_log = run_dir / "metrics.jsonl"
 
@@ -203,19 +221,23 @@ class Run:
             print(text, flush=True)
 
 
-def _claim_run_dir(config, run_dir):
+def _check_run_dir(config, run_dir):
     path = run_dir / "config.yaml"
-    if path.exists():
-        changed = configs.changed_keys(configs.load_config(path), config)
-        changed = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
-        if changed:
-            raise UserError(
-                f"run directory {run_dir} was begun with another config: {', '.join(changed)}; "
-                "expected the same config, or another run directory"
-            )
+    if not path.exists():
+        return
+    changed = configs.changed_keys(configs.load_config(path), config)
+    changed = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
+    if changed:
+        raise UserError(
+            f"run directory {run_dir} was begun with another config: {', '.join(changed)}; "
+            "expected the same config, or another run directory"
+        )
+
+
+def _begin_run_dir(config, run_dir):
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, lambda temporary: configs.save_config(config, temporary))
+        _write_atomically(run_dir / "config.yaml", lambda path: configs.save_config(config, path))
     except OSError as error:
         raise UserError(f"run directory {run_dir} cannot be written: {error.strerror}") from error
 
