@@ -157,6 +157,13 @@ class DiffusionModel(keras.Model):
         output = network(self._network_inputs(idct2(z_freq), t, label))
         return ops.mean(ops.square(output - idct2(target_freq)), axis=(1, 2, 3))
 
+    def make_train_function(self, force=False):
+        """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.network.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, data):
         """One step on this replica's share of the global batch; returns the metrics."""
         x0, label = self._unpack(data)
