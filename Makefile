@@ -1,6 +1,7 @@
 # make setup       .venv with the package, its tests' needs and the client's
 # make quickstart  from nothing to images through a served endpoint
 # make test        the whole test suite; make test-slow the rare long tests
+# make bench       figures of speed; make lint ruff
 PYTHON := .venv/bin/python
 PORT ?= 8501
 
@@ -28,6 +29,9 @@ test: setup
 
 test-slow: setup
 	$(PYTHON) -m pytest -m slow
+
+bench: setup
+	$(PYTHON) benchmarks/blurring_cost.py
 
 lint: setup
 	.venv/bin/ruff check .

@@ -10,6 +10,7 @@ import base64
 import binascii
 import contextlib
 import io
+import math
 import os
 import sys
 import time
@@ -33,6 +34,8 @@ _WAIT = flags.DEFINE_float("wait", 0.0, "Seconds to keep trying while the server
 
 _MAX_IMAGES = 100_000  # a slip like 0:1000000000 would fill the memory before the first request
 _INT64 = range(-(2**63), 2**63)
+_GAP = 2  # pixels between the images of a grid
+_LEGIBLE = 48  # pixels; lower images are enlarged in a grid
 _PAUSE = 0.5  # seconds between two attempts to reach the server
 
 
@@ -189,13 +192,17 @@ def _patiently(call, batch: dict, patience: float) -> list:
 
 
 def save_grid(images: list, path: Path) -> None:
-    """Saves images of one size side by side, in a near-square grid."""
-    columns = -(-len(images) // max(1, int(len(images) ** 0.5)))
-    rows = -(-len(images) // columns)
-    width, height = images[0].size
-    grid = Image.new(images[0].mode, (columns * width, rows * height))
+    """Saves images of one size in a near-square grid on white, small ones enlarged."""
+    zoom = max(1, _LEGIBLE // images[0].height)
+    width, height = (zoom * size for size in images[0].size)
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    size = (_GAP + columns * (width + _GAP), _GAP + rows * (height + _GAP))
+    grid = Image.new(images[0].mode, size, "white")
     for index, image in enumerate(images):
-        grid.paste(image, (index % columns * width, index // columns * height))
+        row, column = divmod(index, columns)
+        large = image.resize((width, height), Image.Resampling.NEAREST)
+        grid.paste(large, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
     grid.save(path, "PNG")
 
 

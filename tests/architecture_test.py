@@ -16,7 +16,7 @@ LEVELS = [
     {"process", "unet"},
     {"predictions", "priors", "image_files", "config_messages"},
     {"samplers"},
-    {"model", "data"},
+    {"model", "data", "metrics"},
     {"config", "pictures"},
     {"training", "serving", "command_line"},
     {"train", "sample", "export"},

@@ -438,11 +438,13 @@ def test_help_says_what_it_is_not():
 
 def tiles(path, count):
     """The images of a grid, row by row."""
-    grid = np.asarray(Image.open(path))
-    assert grid.shape[0] % HEIGHT == 0 and grid.shape[1] % WIDTH == 0
-    rows, columns = grid.shape[0] // HEIGHT, grid.shape[1] // WIDTH
-    images = grid.reshape(rows, HEIGHT, columns, WIDTH, CHANNELS).swapaxes(1, 2)
-    return images.reshape(-1, HEIGHT, WIDTH, CHANNELS)[:count]
+    gap = 2
+    grid = np.asarray(Image.open(path))[gap:, gap:]
+    assert grid.shape[0] % (HEIGHT + gap) == 0 and grid.shape[1] % (WIDTH + gap) == 0
+    rows, columns = grid.shape[0] // (HEIGHT + gap), grid.shape[1] // (WIDTH + gap)
+    images = grid.reshape(rows, HEIGHT + gap, columns, WIDTH + gap, CHANNELS).swapaxes(1, 2)
+    assert (images[:, :, HEIGHT:] == 255).all() and (images[:, :, :, WIDTH:] == 255).all()
+    return images[:, :, :HEIGHT, :WIDTH].reshape(-1, HEIGHT, WIDTH, CHANNELS)[:count]
 
 
 def test_client_by_rest(ports, tmp_path):

@@ -269,8 +269,9 @@ class DiffusionModel(keras.Model):
         images = [np.concatenate(batches) for batches in zip(*results)]
         return np.stack(images) if return_trajectory else np.clip(images[0], -1.0, 1.0)
 
+    @tf.function(autograph=False, reduce_retracing=True)
     def start(self, seeds):
-        """The state at t = 1 for int64 seeds `[B]`: standard normal, in the DCT basis."""
+        """Traced: the state at t = 1 for int64 seeds `[B]`: standard normal, in the DCT basis."""
         return normal_by_seed(seeds, 0, self.image_shape)
 
     @tf.function(autograph=False, reduce_retracing=True)

@@ -1,0 +1,96 @@
+"""Every command in the README and the guides: run here as it stands, or named as one that cannot be."""
+
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests import commands
+from tf_blurdiff.config import load_config
+
+PAGES = [commands.ROOT / "README.md", commands.ROOT / "export" / "README.md", *(commands.ROOT / "docs").glob("*.md")]
+PROGRAMS = ("python", "make", "curl", "docker", "tensorflow_model_server", "git", "pip", "tensorboard")
+# What is not run, by its start, and why.
+NOT_RUN = {
+    "git clone": "needs the repository's address",
+    "make ": "calls this test suite, or is the sum of what is run here",
+    "docker ": "needs a container engine",
+    "tensorflow_model_server": "in no package registry",
+    "python export/client.py --model classes": "needs a served model with labels",
+}
+
+
+def commands_of(page):
+    """The commands on indented or fenced lines, continued lines joined."""
+    text = page.read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        fenced_or_indented = re.match(r"(    )?(?P<command>\S.*)", line)
+        if fenced_or_indented and fenced_or_indented["command"].split()[0] in PROGRAMS:
+            yield " ".join(fenced_or_indented["command"].split())
+
+
+def to_run(page):
+    return [line for line in commands_of(page) if not line.startswith(tuple(NOT_RUN))]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder that looks like the checkout, where digits.yaml is a config of seconds."""
+    folder = tmp_path_factory.mktemp("reader")
+    for name in ("export", "benchmarks"):
+        (folder / name).symlink_to(commands.ROOT / name)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    config = load_config("digits", commands.TINY)
+    (folder / "digits.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return folder
+
+
+def shell(line, folder, **kwargs):
+    # The interpreter's own folder is not searched: a symlink to it keeps its virtual environment.
+    path = f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"
+    return subprocess.Popen(["bash", "-c", line], cwd=folder, env=commands.environment(PATH=path), text=True, **kwargs)
+
+
+def test_the_pages_commands_run_in_their_order(folder):
+    servers, ran = [], []
+    lines = [line for page in PAGES for line in to_run(page)]
+    try:
+        for line in lines:
+            if line.startswith("python export/local_server.py"):
+                if not servers:
+                    servers.append(shell(f"exec {line}", folder))
+                continue
+            process = shell(line, folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, f"{line}\n{output}"
+            assert '"error"' not in output, f"{line}\n{output}"
+            ran.append(line)
+    finally:
+        for server in servers:
+            server.send_signal(signal.SIGTERM)
+            server.wait(30)
+    assert servers and len(ran) >= 8
+    assert (folder / "grid.png").is_file()
+
+
+def test_the_readmes_python_runs(folder, trained_run):
+    (program,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / "README.md").read_text(), re.DOTALL)
+    program = program.replace("runs/digits/model.keras", str(trained_run / "model.keras"))
+    commands.run_python(program, cwd=folder, timeout=300)
+
+
+def test_what_is_not_run_is_still_on_a_page():
+    lines = [line for page in PAGES for line in commands_of(page)]
+    for start in NOT_RUN:
+        assert any(line.startswith(start) for line in lines), start
+
+
+def test_flags_in_commands_are_words():
+    for page in PAGES:
+        for line in to_run(page):
+            assert shlex.split(line)
