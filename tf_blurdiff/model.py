@@ -13,7 +13,14 @@ from tf_blurdiff.dct import dct2, idct2
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.predictions import eps_from_x0, get_prediction
 from tf_blurdiff.priors import dct_statistics
-from tf_blurdiff.samplers import check_sampling, get_sampler, run_steps, uniform_times
+from tf_blurdiff.samplers import (
+    check_sampling,
+    checked_labels,
+    checked_seeds,
+    get_sampler,
+    run_steps,
+    uniform_times,
+)
 from tf_blurdiff.stateless_random import fold, global_rows, normal_by_seed, normal_rows
 
 # A batch of this many pixels (64 images of 32x32) fits any machine that can train the network.
@@ -251,23 +258,28 @@ class DiffusionModel(keras.Model):
         num_steps = self.num_steps if num_steps is None else num_steps
         sampler = self.sampler if sampler is None else sampler
         check_sampling(sampler, num_steps, eta)
-        seeds, labels = self._check_seeds(seeds), self._check_labels(labels, len(seeds))
+        seeds = checked_seeds(seeds)
+        labels = checked_labels(labels, self.num_classes, len(seeds))
         batch_size = batch_size or max(1, _PIXELS_PER_BATCH // (self.image_shape[0] * self.image_shape[1]))
         block = 1 if return_trajectory else -(-num_steps // _PROGRESS_BLOCKS) if verbose else num_steps
         results = []
         with tqdm(total=len(seeds) * num_steps, disable=not verbose, desc="sampling", unit="step") as progress:
-            for start in range(0, len(seeds), batch_size):
-                rows = slice(start, start + batch_size)
-                states = [self.start(tf.constant(seeds[rows]))]
-                for first in range(0, num_steps, block):
-                    last = min(first + block, num_steps)
-                    spans = (tf.constant(number) for number in (num_steps, first, last))
-                    state = self.advance(states[-1], seeds[rows], labels[rows], *spans, sampler, float(eta))
-                    states = [*states, state] if return_trajectory else [state]
-                    progress.update(len(seeds[rows]) * (last - first))
-                results.append([idct2(state).numpy() for state in states])
+            for first in range(0, len(seeds), batch_size):
+                rows = slice(first, first + batch_size)
+                states = self._sample_batch(seeds[rows], labels[rows], num_steps, sampler, float(eta), block, progress)
+                results.append([idct2(state).numpy() for state in (states if return_trajectory else states[-1:])])
         images = [np.concatenate(batches) for batches in zip(*results)]
         return np.stack(images) if return_trajectory else np.clip(images[0], -1.0, 1.0)
+
+    def _sample_batch(self, seeds, labels, num_steps, sampler, eta, block, progress):
+        """The state at t = 1 and after every `block` steps, in the DCT basis."""
+        states = [self.start(tf.constant(seeds))]
+        for first in range(0, num_steps, block):
+            last = min(first + block, num_steps)
+            spans = (tf.constant(number) for number in (num_steps, first, last))
+            states.append(self.advance(states[-1], seeds, labels, *spans, sampler, eta))
+            progress.update(len(seeds) * (last - first))
+        return states
 
     @tf.function(autograph=False, reduce_retracing=True)
     def start(self, seeds):
@@ -310,24 +322,6 @@ class DiffusionModel(keras.Model):
         reach = self.clip_stds * self.freq_std
         clipped = ops.clip(x0_freq, self.freq_mean - reach, self.freq_mean + reach)
         return clipped, ops.where(clipped == x0_freq, eps_freq, eps_from_x0(clipped, z_freq, at_t))
-
-    def _check_seeds(self, seeds):
-        seeds = np.asarray(seeds)
-        if seeds.ndim != 1 or not len(seeds) or not np.can_cast(seeds.dtype, np.int64):
-            raise UserError(f"seeds must be a list of at least one integer of 64 bits. Received: {seeds!r}")
-        return seeds.astype(np.int64)
-
-    def _check_labels(self, labels, count):
-        if self.num_classes is None:
-            if labels is not None:
-                raise UserError("This model has no labels (its network's num_classes is None). Received: labels")
-            return np.zeros(count, np.int64)
-        labels = np.asarray(labels)
-        if labels.shape != (count,) or labels.dtype.kind not in "iu":
-            raise UserError(f"labels must be {count} integers, one for each seed. Received: {labels!r}")
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise UserError(f"labels must be in [0, {self.num_classes}). Received: {labels!r}")
-        return labels.astype(np.int64)
 
     # Saving
 

@@ -120,3 +120,25 @@ def check_sampling(sampler, num_steps, eta=0.0):
         raise UserError(f"num_steps must be an integer of 1 or more. Received: {num_steps!r}")
     if not 0.0 <= eta <= 1.0:
         raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
+
+
+def checked_seeds(seeds):
+    """Seeds as int64 `[B]`, or a UserError: B is at least 1, and no seed is rounded or wrapped."""
+    seeds = np.asarray(seeds)
+    if seeds.ndim != 1 or not len(seeds) or not np.can_cast(seeds.dtype, np.int64):
+        raise UserError(f"seeds must be a list of at least one integer of 64 bits. Received: {seeds!r}")
+    return seeds.astype(np.int64)
+
+
+def checked_labels(labels, num_classes, count):
+    """Labels as int64 `[count]`, zeros for a model without; or a UserError."""
+    if num_classes is None:
+        if labels is not None:
+            raise UserError("This model has no labels (its network's num_classes is None). Received: labels")
+        return np.zeros(count, np.int64)
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise UserError(f"labels must be {count} integers, one for each seed. Received: {labels!r}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(f"labels must be in [0, {num_classes}). Received: {labels!r}")
+    return labels.astype(np.int64)
