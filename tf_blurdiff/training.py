@@ -22,6 +22,8 @@ from tf_blurdiff.pictures import save_grid
 
 _CHECKPOINTS_KEPT = 3
 _STATISTICS_BATCH = 256
+# How often the progress bar should move: steps are traced in blocks, and it moves between them.
+_BAR_SECONDS = 1.0
 # What a run may change on the way: how far it goes and what it shows, but not what it learns.
 _MAY_CHANGE = re.compile(r"train\.(steps|log_every|sample_every|checkpoint_every)|sample\..*").fullmatch
 
@@ -48,7 +50,14 @@ def train(config, run_dir, verbose=True):
     model.compile(keras.optimizers.Adam(learning_rate(config.train)))
     model.optimizer.build(model.network.trainable_variables)
     _begin_run_dir(config, run_dir)
-    return Run(config, run_dir, model, images, verbose).run()
+    try:
+        return Run(config, run_dir, model, images, verbose).run()
+    except tf.errors.OpError as error:
+        # A pipeline wraps what its Python parts raise in a page of text.
+        reason = re.search(r"DataError: (.*)", str(error))
+        if reason is None:
+            raise
+        raise DataError(reason.group(1)) from None
 
 
 def learning_rate(settings):
@@ -105,12 +114,12 @@ class Run:
         batches = iter(self._training_batches(step))
         writer = tf.summary.create_file_writer(str(self.run_dir / "tensorboard"))
         with writer.as_default(), self._progress_bar(step) as progress:
-            seconds, logged = 0.0, step
+            seconds, logged, pace = 0.0, step, 1
             while step < self.settings.steps:
-                block = self._next_event(step) - step
-                started = time.monotonic()
-                self._run_block(batches, block)
-                seconds += time.monotonic() - started
+                block = min(pace, self._next_event(step) - step)
+                spent = self._run_block(batches, block)
+                pace = max(1, int(block / spent * _BAR_SECONDS))
+                seconds += spent
                 step += block
                 progress.update(block)
                 if self._is_due(step, self.settings.log_every):
@@ -163,14 +172,10 @@ class Run:
         tf.while_loop(lambda i: i < count, body, (tf.constant(0),), parallel_iterations=1)
 
     def _run_block(self, batches, count):
-        try:
-            self._train_steps(batches, tf.constant(count))
-        except tf.errors.OpError as error:
-            # A pipeline wraps what its Python parts raise in a page of text.
-            reason = re.search(r"DataError: (.*)", str(error))
-            if reason is None:
-                raise
-            raise DataError(reason.group(1)) from None
+        """Trains some steps and returns the seconds they took."""
+        started = time.monotonic()
+        self._train_steps(batches, tf.constant(count))
+        return time.monotonic() - started
 
     def _next_event(self, step):
         settings = self.settings
