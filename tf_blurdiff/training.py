@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import sys
 import time
 
 import keras
@@ -132,13 +133,25 @@ class Run:
         return self.model
 
     def _restore(self):
-        if self.checkpoints.latest_checkpoint is None:
+        if not self.checkpoints.checkpoints:
             return 0
-        self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_consumed()
+        self._read_newest_checkpoint()
         step = int(self.model.optimizer.iterations.numpy())
         self._say(f"resuming {self.run_dir} at step {step}")
         self._drop_metrics_after(step)
         return step
+
+    def _read_newest_checkpoint(self):
+        for path in reversed(self.checkpoints.checkpoints):
+            try:
+                self.checkpoints.checkpoint.restore(path).assert_consumed()
+                return
+            except Exception:  # TensorFlow's reader raises IndexError, OpError and others, as the damage has it.
+                print(f"{path} is damaged; trying the one before", file=sys.stderr)
+        raise UserError(
+            f"no checkpoint in {self.run_dir / 'checkpoints'} can be read; expected one that is whole. "
+            "Use another run directory to begin again"
+        )
 
     def _drop_metrics_after(self, step):
         # Lines that an interrupted run wrote after its last checkpoint will be written again.
