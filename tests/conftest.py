@@ -23,6 +23,12 @@ def rng():
 
 
 @pytest.fixture(scope="session")
+def two_replicas():
+    """One strategy for all tests: a second one in the same process would collide with its collective operations."""
+    return tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
+
+
+@pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
     """The run directory of a tiny model that a command line has trained to its end."""
     folder = tmp_path_factory.mktemp("trained")

@@ -131,3 +131,22 @@ def test_layers_work_in_a_functional_model():
     sigma = keras.Input(())
     model = keras.Model([image, sigma], bd.layers.HeatBlur()([image, sigma]))
     assert model.predict([np.ones((2, 8, 8, 1)), np.ones(2)], verbose=0).shape == (2, 8, 8, 1)
+
+
+def test_res_block_is_the_formula(rng):
+    x, embedding = rng.normal(size=(2, 6, 4, 8)).astype("float32"), rng.normal(size=(2, 5)).astype("float32")
+    block = layers.ResBlock(8, dropout=0.5)
+    block(x, embedding)
+    block.set_weights([rng.normal(size=weight.shape) for weight in block.get_weights()])
+    hidden = block.conv_in(ops.silu(block.norm_in(x)))
+    hidden = ops.silu(block.norm_out(hidden, modulation=block.modulation(embedding)))
+    np.testing.assert_allclose(block(x, embedding), x + block.conv_out(hidden), atol=1e-4)
+    dropped = block.dropout(hidden, training=True, seed=[1, 2])
+    np.testing.assert_allclose(block(x, embedding, training=True, seed=[1, 2]), x + block.conv_out(dropped), atol=1e-4)
+
+
+def test_time_embedding_is_the_papers():
+    t = np.array([0.0, 0.123, 1.0])
+    angles = 1000 * t[:, None] * 10000.0 ** (-np.arange(4) / 4)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    np.testing.assert_allclose(layers.TimeEmbedding(8)(t), expected, atol=1e-3)

@@ -4,6 +4,8 @@ import pytest
 import tensorflow as tf
 
 import tf_blurdiff as bd
+from tf_blurdiff.model import _draw_time_and_noise
+from tf_blurdiff.stateless_random import fold, normal_by_seed, normal_rows
 
 
 def unet(**kwargs):
@@ -47,9 +49,9 @@ def trained(strategy=None, steps=6, global_batch=8, network=unet, **kwargs):
     return model, history.history["loss"][0]
 
 
-def test_two_replicas_train_as_one():
+def test_two_replicas_train_as_one(two_replicas):
     one, one_loss = trained(clip_norm=0.1)
-    two, two_loss = trained(tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"]), clip_norm=0.1)
+    two, two_loss = trained(two_replicas, clip_norm=0.1)
     assert len(one.weights) == len(two.weights)
     for ours, theirs in zip(one.weights, two.weights):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
@@ -197,6 +199,7 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: m.sample([2**64]), "seeds must be a list of at least one integer"),
         (lambda m: m.sample([0], sampler="heun"), "sampler must be one of"),
         (lambda m: m.sample([0], num_steps=0), "num_steps must be an integer of 1 or more"),
+        (lambda m: m.sample([0], batch_size=-1), "batch_size must be an integer of 1 or more"),
         (lambda m: m.sample([0], labels=[1]), "has no labels"),
         (lambda m: make(prediction="x1"), "prediction must be one of"),
         (lambda m: make(sampler="heun"), "sampler must be one of"),
@@ -212,3 +215,100 @@ def test_wrong_labels_are_named(labels):
     network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1, num_classes=3)
     with pytest.raises(ValueError, match="labels must be"):
         make(network).sample([0], num_steps=1, labels=labels)
+
+
+def test_every_step_draws_from_a_sequence_of_its_own(monkeypatch):
+    streams = []
+
+    def recorded(seeds, stream, shape):
+        streams.append(int(stream))
+        return normal_by_seed(seeds, stream, shape)
+
+    monkeypatch.setattr("tf_blurdiff.model.normal_by_seed", recorded)
+    tf.config.run_functions_eagerly(True)
+    try:
+        make().sample([0], num_steps=4, sampler="ancestral")
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert len(streams) == len(set(streams)) == 5
+
+
+def test_validation_does_not_see_the_raw_weights():
+    model = randomized(make())
+    model.compile("sgd")
+    before = model.evaluate(images(16), batch_size=8, verbose=0)
+    for weight in model.network.trainable_variables:
+        weight.assign(weight + 1.0)
+    assert model.evaluate(images(16), batch_size=8, verbose=0) == before
+
+
+def test_a_copy_from_the_config_has_every_argument():
+    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None, "clip_stds": 2.0}
+    arguments |= {"sampler": "ancestral", "num_steps": 7, "seed": 3}
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(make(**arguments)))
+    assert {name: getattr(copy, name) for name in arguments} == arguments
+
+
+def test_times_are_spread_over_the_batch():
+    t, eps_freq = _draw_time_and_noise(tf.constant([0, 1], tf.int64), images(16))
+    assert np.min(t) >= 0.0 and np.max(t) < 1.0
+    np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 16, atol=1e-6)
+    of_times = normal_rows(fold([0, 1], 0), (16, 8, 8, 1))
+    assert not np.array_equal(eps_freq, of_times)
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+def test_an_update_is_the_same_on_two_replicas(clip_norm, two_replicas):
+    """With SGD: Adam would hide a gradient's scale."""
+    def updated(strategy):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            model = make(clip_norm=clip_norm)
+            model.compile(keras.optimizers.SGD(0.1))
+        model.fit(tf.data.Dataset.from_tensor_slices(images(16)).batch(8), shuffle=False, verbose=0)
+        return [np.asarray(weight) for weight in model.network.trainable_variables]
+
+    one, two = (updated(strategy) for strategy in (tf.distribute.get_strategy(), two_replicas))
+    for ours, theirs in zip(one, two):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_every_training_step_drops_anew(monkeypatch):
+    model, calls = make(), []
+    model.compile(keras.optimizers.SGD(0.1))
+    original = model.call
+
+    def call(inputs, training=False, seed=None):
+        calls.append((training, *np.asarray(seed)))
+        return original(inputs, training=training, seed=seed)
+
+    monkeypatch.setattr(model, "call", call)
+    for _ in range(2):
+        model.train_step(images(4))
+    assert [training for training, *_ in calls] == [True, True] and calls[0] != calls[1]
+
+
+@pytest.mark.parametrize("form", ["half precision", "plain call"])
+def test_networks_of_other_forms_train_and_sample(form):
+    class Plain(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_network()
+            self.idle = self.add_weight(name="idle", shape=(3,))
+
+        def build(self, shapes):
+            self.built = True
+
+        def call(self, inputs):
+            return self.inner(inputs)
+
+    keras.config.set_dtype_policy("mixed_bfloat16" if form == "half precision" else "float32")
+    try:
+        model = make(small_network() if form == "half precision" else Plain())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.adapt([images()])
+    model.compile(keras.optimizers.Adam(1e-3))
+    assert np.isfinite(model.fit(images(16), batch_size=8, verbose=0).history["loss"][0])
+    images_drawn = model.sample([0, 1], num_steps=np.int64(3))
+    assert images_drawn.dtype == np.float32 and np.isfinite(images_drawn).all()

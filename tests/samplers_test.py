@@ -7,7 +7,8 @@ from keras import ops
 
 import tf_blurdiff as bd
 from tf_blurdiff.predictions import eps_from_x0
-from tf_blurdiff.samplers import ancestral_step, check_sampling, ddim_step, run_steps, uniform_times
+from tf_blurdiff.process import posterior_freq
+from tf_blurdiff.samplers import ancestral_step, check_sampling, ddim_step, get_sampler, run_steps, uniform_times
 
 SIZE = (6, 5)
 PROCESS = bd.process.blurring(sigma_blur_max=2.0)
@@ -91,11 +92,26 @@ def test_steps_run_in_two_parts_are_the_whole(rng):
     "arguments, message",
     [
         (("euler", 10), "sampler must be one of ancestral, ddim. Received: 'euler'"),
-        (("ddim", 0), "num_steps must be an integer of 1 or more. Received: 0"),
-        (("ddim", 2.5), "num_steps must be an integer of 1 or more. Received: 2.5"),
+        (("ddim", 0), r"num_steps must be an integer of 1 or more, below 2\^31. Received: 0"),
+        (("ddim", 2.5), r"num_steps must be an integer of 1 or more, below 2\^31. Received: 2.5"),
         (("ddim", 10, 1.5), r"eta must be in \[0, 1\]. Received: 1.5"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         check_sampling(*arguments)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_splits_the_variance_at_s(eta):
+    at_t, at_s = (PROCESS.marginal(np.array([time]), *SIZE) for time in (0.6, 0.4))
+    zero, one = (np.full((1, *SIZE, 1), value, "float32") for value in (0.0, 1.0))
+    of_eps = ddim_step(zero, zero, one, zero, at_t, at_s, eta)
+    of_noise = ddim_step(zero, zero, zero, one, at_t, at_s, eta)
+    _, variance = posterior_freq(zero, zero, at_t, at_s)
+    np.testing.assert_allclose(of_noise, eta * np.sqrt(variance), rtol=1e-4)
+    np.testing.assert_allclose(np.square(of_eps) + np.square(of_noise), at_s.sigma**2 * one, rtol=1e-4)
+
+
+def test_ddim_draws_noise_for_any_eta():
+    assert [get_sampler("ddim").draws_noise(eta) for eta in (0.0, 0.1, 1.0)] == [False, True, True]

@@ -180,3 +180,7 @@ def test_a_conditional_model_is_exported_with_labels(tmp_path):
     images = signature(seed=tf.constant(seeds), label=tf.constant(labels))["image"]
     assert_same_images(images, to_uint8(model.sample(seeds, num_steps=3, labels=labels)))
     assert not np.array_equal(images[0], images[1])
+
+
+def test_an_export_keeps_eta(trained_model, tmp_path):
+    assert verify(bd.export_savedmodel(trained_model, tmp_path, num_steps=4, eta=1.0)) <= 1

@@ -9,18 +9,16 @@ SEED = [3, 5]
 
 @pytest.mark.parametrize("row_shape", [(8,), (7, 5, 3), ()])
 @pytest.mark.parametrize("draw", [normal_rows, uniform_rows])
-def test_replicas_draw_their_rows_of_the_global_batch(draw, row_shape):
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
-    parts = strategy.run(tf.function(lambda: draw(SEED, (3, *row_shape))))
+def test_replicas_draw_their_rows_of_the_global_batch(draw, row_shape, two_replicas):
+    parts = two_replicas.run(tf.function(lambda: draw(SEED, (3, *row_shape))))
     whole = draw(SEED, (6, *row_shape))
-    np.testing.assert_array_equal(tf.concat(strategy.experimental_local_results(parts), axis=0), whole)
+    np.testing.assert_array_equal(tf.concat(two_replicas.experimental_local_results(parts), axis=0), whole)
     assert len(np.unique(whole)) == np.size(whole)
 
 
-def test_global_rows_number_the_replicas_rows():
-    strategy = tf.distribute.MirroredStrategy(["cpu:0", "cpu:1"])
-    rows = strategy.run(tf.function(lambda: global_rows(3)[0]))
-    assert tf.concat(strategy.experimental_local_results(rows), axis=0).numpy().tolist() == [0, 1, 2, 3, 4, 5]
+def test_global_rows_number_the_replicas_rows(two_replicas):
+    rows = two_replicas.run(tf.function(lambda: global_rows(3)[0]))
+    assert tf.concat(two_replicas.experimental_local_results(rows), axis=0).numpy().tolist() == [0, 1, 2, 3, 4, 5]
     assert global_rows(3)[1] == 3
 
 

@@ -1,10 +1,13 @@
 """Training into a run directory, by its command line: what it leaves, and that it can be cut at any moment."""
 
+import io
 import json
 import random
 import subprocess
 import time
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from PIL import Image
 
 from tests import commands
 from tf_blurdiff.config import load_config
-from tf_blurdiff.training import learning_rate
+from tf_blurdiff.training import _write_atomically, learning_rate
 
 START = ["--config", "digits.yaml", *commands.overrides(commands.TINY)]
 
@@ -68,6 +71,32 @@ def test_learning_rate_rises_and_falls():
     assert [round(float(flat(step)), 4) for step in (0, 1, 10**6)] == [0.1, 0.1, 0.1]
 
 
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def write(place):
+        place.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        _write_atomically(path, write)
+    assert path.read_text() == "old"
+
+
+def test_the_model_file_holds_no_optimizer(trained_run):
+    with zipfile.ZipFile(trained_run / "model.keras") as archive, archive.open("model.weights.h5") as file:
+        assert "optimizer" not in h5py.File(io.BytesIO(file.read()))
+
+
+def test_metrics_of_a_run_cut_before_its_first_checkpoint_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n{"step": 1')
+    settings = [*START, "--set", "train.steps=10", "--run_dir", tmp_path]
+    result = commands.run("train", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [5, 10]
+
+
 def killed_training(folder, run_dir, rng):
     """Starts training and kills it some time after its next checkpoint; returns whether it was still running."""
     latest = run_dir / "checkpoints" / "checkpoint"
@@ -115,7 +144,7 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(trained_run, tmp_p
     data.write_bytes(data.read_bytes()[:1000])
     result = commands.run("train", *START, "--run_dir", run_dir, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "ckpt-20 is damaged" in result.stderr and "at step 10" in result.stdout
+    assert "ckpt-20 cannot be read" in result.stderr and "at step 10" in result.stdout
     assert_same_weights(run_dir, trained_run)
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import tf_blurdiff as bd
+from tf_blurdiff.unet import _block_seeds
 
 
 def make(**kwargs):
@@ -103,3 +104,14 @@ def test_wrong_sizes_are_named(kwargs, message):
 def test_a_missing_label_is_named(rng):
     with pytest.raises(ValueError, match="Received: no label"):
         make(num_classes=3)(inputs(rng))
+
+
+def test_every_block_is_used():
+    network = bd.UNet(image_shape=(8, 12, 3), channels=8, multipliers=(1, 2), num_res_blocks=2)
+    network.build()
+    assert all(block.built for block in [*network.down_blocks, *network.middle_blocks, *network.up_blocks])
+
+
+def test_blocks_drop_different_values():
+    seeds = _block_seeds([0, 1])
+    assert len({tuple(np.asarray(next(seeds))) for _ in range(5)}) == 5

@@ -58,7 +58,7 @@ class Blurring(_Section):
 
     preset: Literal["blurring"] = Field("blurring", description="the process")
     sigma_blur_max: float = Field(20.0, ge=0, description="blur's standard deviation at t = 1, in pixels")
-    min_gain: float = Field(0.001, ge=0, lt=1, description="what blurring leaves of every frequency")
+    min_gain: float = Field(0.001, gt=0, lt=1, description="what blurring leaves of every frequency")
     logsnr_min: float = Field(-10.0, description=_AT_END)
     logsnr_max: float = Field(10.0, description=_AT_START)
 
@@ -90,7 +90,7 @@ class Train(_Section):
     steps: PositiveInt = Field(800_000, description="optimizer steps")
     batch_size: PositiveInt = Field(128, description="images a step, over all devices")
     learning_rate: float = Field(2e-4, gt=0, description="of Adam, after the warm-up")
-    warmup_steps: int = Field(5000, ge=0, description="steps in which the learning rate rises from 0")
+    warmup_steps: int = Field(5000, ge=0, description="steps in which the learning rate rises")
     decay_steps: PositiveInt | None = Field(
         None, description="step at which the learning rate has fallen to 0, as a cosine; null to keep it"
     )
@@ -100,7 +100,7 @@ class Train(_Section):
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random in training")
     precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="of the network's arithmetic")
-    strategy: Literal["auto", "one_device"] = Field("auto", description="how training is spread over devices")
+    strategy: Literal["auto", "one_device"] = Field("auto", description="the devices; so far both mean one")
     checkpoint_every: PositiveInt = Field(5000, description="steps between checkpoints")
     sample_every: PositiveInt = Field(5000, description="steps between sheets of samples")
     log_every: PositiveInt = Field(100, description="steps between lines of metrics")

@@ -27,8 +27,8 @@ from tf_blurdiff.stateless_random import fold, global_rows, normal_by_seed, norm
 _PIXELS_PER_BATCH = 64 * 32 * 32
 # How often a progress bar moves while one batch is sampled.
 _PROGRESS_BLOCKS = 20
-# What a training step draws, each from a sequence of its own; and the sequence of test steps.
-_TIME, _NOISE, _DROPOUT, _TEST = range(4)
+# What a training step draws, each from a sequence of its own.
+_TIME, _NOISE, _DROPOUT = range(3)
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
@@ -48,7 +48,8 @@ class DiffusionModel(keras.Model):
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps.
         clip_norm: bound on the global norm of the gradient; None for no bound.
         clip_stds: `x0_hat` is clipped, per DCT coefficient, to the data's mean +- this many standard deviations. It
-            takes effect once `adapt` has gathered them.
+            takes effect once `adapt` has gathered them. What a model has sampled with once, it keeps: to change this
+            or another argument, make a new model from the config.
         sampler, num_steps: what `sample` uses unless told otherwise; saved with the model.
         seed: of training.
 
@@ -86,7 +87,10 @@ class DiffusionModel(keras.Model):
         self.network = network
         self.process = process
         self.prediction = prediction
-        self.image_shape = tuple(network.image_shape if image_shape is None else image_shape)
+        image_shape = image_shape or getattr(network, "image_shape", None)
+        if image_shape is None:
+            raise UserError("image_shape must be (H, W, C) for a network that has no image_shape of its own")
+        self.image_shape = tuple(image_shape)
         self.ema_decay = ema_decay
         self.clip_norm = clip_norm
         self.clip_stds = clip_stds
@@ -97,7 +101,7 @@ class DiffusionModel(keras.Model):
         # XLA draws other random numbers, and on CPUs it costs more than it gives.
         self.supports_jit = False
         self.loss_tracker = keras.metrics.Mean(name="loss")
-        self._network_takes_seed = "seed" in inspect.signature(network.call).parameters
+        self._network_takes = {"training", "seed"} & set(inspect.signature(network.call).parameters)
         self._make_variables()
 
     def _make_variables(self):
@@ -122,21 +126,22 @@ class DiffusionModel(keras.Model):
         """Gathers the statistics of the training images' DCT coefficients, which `sample` clips with.
 
         Args:
-            batches: a finite iterable of batches `[B, H, W, C]` in [-1, 1].
+            batches: a finite iterable of batches `[B, H, W, C]` in [-1, 1], or of `(images, labels)`.
         """
-        mean, std = dct_statistics(batches)
+        mean, std = dct_statistics(keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in batches)
         self.freq_mean.assign(mean)
         self.freq_std.assign(std)
 
     def call(self, inputs, training=False, seed=None):
         """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
-        seed_args = {"seed": seed} if self._network_takes_seed else {}
-        return self.network(inputs, training=training, **seed_args)
+        arguments = {"training": training, "seed": seed}
+        return self.network(inputs, **{name: arguments[name] for name in self._network_takes})
 
     def averaged_call(self, inputs):
         """The network's output with the averaged weights."""
         rest = [variable.value for variable in self.network.non_trainable_variables]
-        return self.network.stateless_call([v.value for v in self.averages], rest, inputs, training=False)[0]
+        arguments = {"training": False} if "training" in self._network_takes else {}
+        return self.network.stateless_call([v.value for v in self.averages], rest, inputs, **arguments)[0]
 
     # Training
 
@@ -162,7 +167,7 @@ class DiffusionModel(keras.Model):
         z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
         target_freq = get_prediction(self.prediction).target(x0_freq, eps_freq, at_t)
         output = network(self._network_inputs(idct2(z_freq), t, label))
-        return ops.mean(ops.square(output - idct2(target_freq)), axis=(1, 2, 3))
+        return ops.mean(ops.square(ops.cast(output, "float32") - idct2(target_freq)), axis=(1, 2, 3))
 
     def make_train_function(self, force=False):
         """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
@@ -191,7 +196,7 @@ class DiffusionModel(keras.Model):
     def test_step(self, data):
         """The loss of the averaged weights, with the same draws for every batch."""
         x0, label = self._unpack(data)
-        t, eps_freq = _draw_time_and_noise(fold([0, self.seed], _TEST), x0)
+        t, eps_freq = _draw_time_and_noise(fold([1, self.seed]), x0)
         self.loss_tracker.update_state(self.example_losses(self.averaged_call, x0, t, eps_freq, label))
         return self.get_metrics_result()
 
@@ -209,7 +214,11 @@ class DiffusionModel(keras.Model):
     def _apply_gradients(self, gradients, weights):
         # Keras clips each replica's gradient before it sums them. The norm to bound is the sum's.
         num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]  # An embedding's is sparse.
+        # An embedding's gradient is sparse; a weight that the loss does not depend on has none.
+        gradients = [
+            ops.zeros_like(weight) if gradient is None else tf.convert_to_tensor(gradient)
+            for gradient, weight in zip(gradients, weights)
+        ]
         if num_replicas > 1:
             gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         if self.clip_norm is not None:
@@ -257,7 +266,7 @@ class DiffusionModel(keras.Model):
         """
         num_steps = self.num_steps if num_steps is None else num_steps
         sampler = self.sampler if sampler is None else sampler
-        check_sampling(sampler, num_steps, eta)
+        check_sampling(sampler, num_steps, eta, batch_size)
         seeds = checked_seeds(seeds)
         labels = checked_labels(labels, self.num_classes, len(seeds))
         batch_size = batch_size or max(1, _PIXELS_PER_BATCH // (self.image_shape[0] * self.image_shape[1]))
@@ -276,7 +285,7 @@ class DiffusionModel(keras.Model):
         states = [self.start(tf.constant(seeds))]
         for first in range(0, num_steps, block):
             last = min(first + block, num_steps)
-            spans = (tf.constant(number) for number in (num_steps, first, last))
+            spans = (tf.constant(number, tf.int32) for number in (num_steps, first, last))
             states.append(self.advance(states[-1], seeds, labels, *spans, sampler, eta))
             progress.update(len(seeds) * (last - first))
         return states
@@ -299,7 +308,7 @@ class DiffusionModel(keras.Model):
         sampler = get_sampler(sampler)
 
         def denoise(z_freq, t, at_t):
-            output = self.averaged_call(self._network_inputs(idct2(z_freq), t, labels))
+            output = ops.cast(self.averaged_call(self._network_inputs(idct2(z_freq), t, labels)), "float32")
             x0_freq, eps_freq = get_prediction(self.prediction).to_x0_eps(dct2(output), z_freq, at_t)
             return self._clip(x0_freq, eps_freq, z_freq, at_t)
 

@@ -11,16 +11,14 @@ from tf_blurdiff.data import to_uint8
 _GAP = 2  # pixels between the images of a grid
 
 
-def save_png(image, path, zoom=1):
+def save_png(image, path):
     """Writes an image, `[H, W, C]` with 1 or 3 channels, float in [-1, 1] or uint8, as a PNG.
 
     Args:
         image: the image.
         path: where to; missing folders are made.
-        zoom: integer; each pixel becomes a square of this many.
     """
     image = np.asarray(image if image.dtype == np.uint8 else to_uint8(image))
-    image = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image).save(path, format="PNG")

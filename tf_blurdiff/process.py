@@ -136,7 +136,11 @@ def posterior_freq(z_t_freq, x0_freq, at_t, at_s):
 
 
 def blurring(sigma_blur_max=20.0, min_gain=0.001, logsnr_min=-10.0, logsnr_max=10.0):
-    """Blurring diffusion: heat dissipation and noise together (Hoogeboom and Salimans, 2023, section 4)."""
+    """Blurring diffusion: heat dissipation and noise together (Hoogeboom and Salimans, 2023, section 4).
+
+    With `min_gain=0` a strong blur leaves nothing of high frequencies, and x0 cannot be computed from eps there: sample
+    such a model only after `DiffusionModel.adapt`.
+    """
     return Process(CosineNoise(logsnr_min, logsnr_max), SinSquaredBlur(sigma_blur_max), min_gain)
 
 

@@ -58,9 +58,11 @@ def _labels(num_classes, count):
     if num_classes is None and given is None:
         return None
     try:
-        given = list(range(num_classes)) if given is None else [int(label) for label in given]
+        given = list(range(num_classes or 1)) if given is None else [int(label) for label in given]
     except ValueError as error:
         raise UserError(f"--labels must be integers. Received: {','.join(_LABELS.value)}") from error
+    if not given:
+        raise UserError("--labels must be integers. Received: nothing")
     return [given[i % len(given)] for i in range(count)]
 
 

@@ -113,20 +113,21 @@ def run_steps(step, denoise, process, draw_noise, z_freq, times, first, last):
     return ops.while_loop(lambda i, z_freq: i < last, body, (start, z_freq))[1]
 
 
-def check_sampling(sampler, num_steps, eta=0.0):
+def check_sampling(sampler, num_steps, eta=0.0, batch_size=None):
     """Raises a UserError that says what is allowed, unless a sampling loop can run with these."""
     get_sampler(sampler)
-    if isinstance(num_steps, bool) or not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
-        raise UserError(f"num_steps must be an integer of 1 or more. Received: {num_steps!r}")
+    for name, value in {"num_steps": num_steps, "batch_size": 1 if batch_size is None else batch_size}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value < 2**31:
+            raise UserError(f"{name} must be an integer of 1 or more, below 2^31. Received: {value!r}")
     if not 0.0 <= eta <= 1.0:
         raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
 
 
 def checked_seeds(seeds):
     """Seeds as int64 `[B]`, or a UserError: B is at least 1, and no seed is rounded or wrapped."""
-    seeds = np.asarray(seeds)
+    given, seeds = seeds, np.asarray(seeds)
     if seeds.ndim != 1 or not len(seeds) or not np.can_cast(seeds.dtype, np.int64):
-        raise UserError(f"seeds must be a list of at least one integer of 64 bits. Received: {seeds!r}")
+        raise UserError(f"seeds must be a list of at least one integer of 64 bits. Received: {given!r}")
     return seeds.astype(np.int64)
 
 

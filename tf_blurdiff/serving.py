@@ -36,7 +36,7 @@ class _Served(tf.Module):
 
         def images(seed, label=None):
             label = tf.zeros_like(seed) if label is None else label
-            spans = (tf.constant(number) for number in (num_steps, 0, num_steps))
+            spans = (tf.constant(number, tf.int32) for number in (num_steps, 0, num_steps))
             return to_uint8(idct2(model.advance(model.start(seed), seed, label, *spans, sampler, eta)))
 
         def png(*arguments):
@@ -78,6 +78,7 @@ def export_savedmodel(model, base_dir, version=None, num_steps=None, sampler=Non
     num_steps = model.num_steps if num_steps is None else num_steps
     sampler = model.sampler if sampler is None else sampler
     check_sampling(sampler, num_steps, eta)
+    num_steps, eta = int(num_steps), float(eta)  # NumPy's numbers have no place in JSON.
     base_dir = pathlib.Path(base_dir)
     final = base_dir / str(_free_version(base_dir, version))
     # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
@@ -85,12 +86,13 @@ def export_savedmodel(model, base_dir, version=None, num_steps=None, sampler=Non
     try:
         base_dir.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
-        served = _Served(model, num_steps, sampler, float(eta))
+        served = _Served(model, num_steps, sampler, eta)
         tf.saved_model.save(served, str(temporary), signatures=served.traced)
         _add_assets(model, temporary / _ASSETS, num_steps, sampler, eta)
         os.rename(temporary, final)
-    except OSError as error:
-        raise UserError(f"{final} cannot be written: {error.strerror or error}") from error
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise UserError(f"{final} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
@@ -147,6 +149,8 @@ def verify(export_dir):
     """
     export_dir = pathlib.Path(export_dir)
     known = _known_images(export_dir)
+    if "image" not in known:
+        raise UserError(f"{export_dir} is no export of tf_blurdiff: its known images are missing")
     expected = known.pop("image").astype(np.int64)
     worst = 0
     for signature, output in (("serving_default", "image"), ("png", "image_bytes")):

@@ -46,6 +46,11 @@ def train(config, run_dir, verbose=True):
     run_dir = pathlib.Path(run_dir)
     _check_run_dir(config, run_dir)
     images = configs.build_images(config)
+    if config.train.batch_size > images.num_images:
+        raise UserError(
+            f"train.batch_size: got {config.train.batch_size}, "
+            f"expected at most {images.num_images}, the number of images"
+        )
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     model = configs.build_model(config)
     model.compile(keras.optimizers.Adam(learning_rate(config.train)))
@@ -134,6 +139,7 @@ class Run:
 
     def _restore(self):
         if not self.checkpoints.checkpoints:
+            self._drop_metrics_after(0)
             return 0
         self._read_newest_checkpoint()
         step = int(self.model.optimizer.iterations.numpy())
@@ -146,8 +152,9 @@ class Run:
             try:
                 self.checkpoints.checkpoint.restore(path).assert_consumed()
                 return
-            except Exception:  # TensorFlow's reader raises IndexError, OpError and others, as the damage has it.
-                print(f"{path} is damaged; trying the one before", file=sys.stderr)
+            except Exception as error:  # TensorFlow's reader raises IndexError and others, as the damage has it.
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                print(f"{path} cannot be read ({reason}); trying the one before", file=sys.stderr)
         raise UserError(
             f"no checkpoint in {self.run_dir / 'checkpoints'} can be read; expected one that is whole. "
             "Use another run directory to begin again"
@@ -226,9 +233,12 @@ class Run:
         self.checkpoints.save(checkpoint_number=step)
 
     def _save_model(self):
-        _write_atomically(
-            self.run_dir / "model.keras", lambda path: self.model.save(path, include_optimizer=False)
-        )
+        # Keras writes the optimizer of a compiled model, which would double the file.
+        optimizer, self.model.optimizer, self.model.compiled = self.model.optimizer, None, False
+        try:
+            _write_atomically(self.run_dir / "model.keras", self.model.save)
+        finally:
+            self.model.optimizer, self.model.compiled = optimizer, True
 
     def _progress_bar(self, step):
         total = self.settings.steps
