@@ -250,6 +250,7 @@ def run() -> None:
             label = f"_label_{labels[index]}" if labels else ""
             Path(_OUT_DIR.value, f"seed_{seeds[index]}{label}.png").write_bytes(content)
     if out:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         save_grid(images, Path(out))
         print(f"{len(images)} images in {out}")
     if _OUT_DIR.value:

@@ -142,6 +142,7 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(trained_run, tmp_p
     # The newest checkpoint is damaged on the way: the one before is as good.
     data = run_dir / "checkpoints" / "ckpt-20.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
+    (run_dir / "checkpoints" / "checkpoint").unlink()  # TensorFlow's own list, too.
     result = commands.run("train", *START, "--run_dir", run_dir, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "ckpt-20 cannot be read" in result.stderr and "at step 10" in result.stdout

@@ -105,9 +105,9 @@ class DiffusionModel(keras.Model):
         self._make_variables()
 
     def _make_variables(self):
-        if not self.network.built:
-            label_shape = [] if self.num_classes is None else [(None,)]
-            self.network.build([(None, *self.image_shape), (None,), *label_shape])
+        # A symbolic call makes every weight, also in a network that has no build of its own.
+        label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
+        self.network([keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label])
         # Under replicas every copy gets the same update.
         fixed = {"trainable": False, "aggregation": "only_first_replica"}
         self.freq_mean = self.add_weight(name="freq_mean", shape=self.image_shape, initializer="zeros", **fixed)
@@ -241,6 +241,7 @@ class DiffusionModel(keras.Model):
         sampler=None,
         eta=0.0,
         labels=None,
+        *,
         batch_size=None,
         return_trajectory=False,
         verbose=False,

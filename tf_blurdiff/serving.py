@@ -173,7 +173,7 @@ def _known_images(export_dir):
     try:
         with np.load(path) as file:
             return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
 
 

@@ -6,6 +6,7 @@ had without the interruption.
 """
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -138,7 +139,7 @@ class Run:
         return self.model
 
     def _restore(self):
-        if not self.checkpoints.checkpoints:
+        if not _saved_checkpoints(self.run_dir):
             self._drop_metrics_after(0)
             return 0
         self._read_newest_checkpoint()
@@ -148,9 +149,9 @@ class Run:
         return step
 
     def _read_newest_checkpoint(self):
-        for path in reversed(self.checkpoints.checkpoints):
+        for path in reversed(_saved_checkpoints(self.run_dir)):
             try:
-                self.checkpoints.checkpoint.restore(path).assert_consumed()
+                self.checkpoints.checkpoint.restore(str(path)).assert_consumed()
                 return
             except Exception as error:  # TensorFlow's reader raises IndexError and others, as the damage has it.
                 reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
@@ -207,6 +208,8 @@ class Run:
 
     def _log(self, step, steps_per_second, progress):
         loss = float(self.model.loss_tracker.result())
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss} at step {step}: training has diverged; lower train.learning_rate")
         self.model.loss_tracker.reset_state()
         row = {
             "step": step,
@@ -249,10 +252,16 @@ class Run:
             print(text, flush=True)
 
 
+def _saved_checkpoints(run_dir):
+    """Paths of the checkpoints, oldest first; found by their files, for the list that TensorFlow keeps can be lost."""
+    paths = (path.with_suffix("") for path in (run_dir / "checkpoints").glob("ckpt-*.index"))
+    return sorted(paths, key=lambda path: int(path.name.removeprefix("ckpt-")))
+
+
 def _check_run_dir(config, run_dir):
     path = run_dir / "config.yaml"
-    if not path.exists():
-        return
+    if not (path.exists() and _saved_checkpoints(run_dir)):
+        return  # Nothing is there yet that another config could spoil.
     changed = configs.changed_keys(configs.load_config(path), config)
     changed = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
     if changed:
