@@ -58,7 +58,7 @@ class Blurring(_Section):
 
     preset: Literal["blurring"] = Field("blurring", description="the process")
     sigma_blur_max: float = Field(20.0, ge=0, description="blur's standard deviation at t = 1, in pixels")
-    min_gain: float = Field(0.001, gt=0, lt=1, description="what blurring leaves of every frequency")
+    min_gain: float = Field(0.001, ge=0, lt=1, description="what blurring leaves of every frequency")
     logsnr_min: float = Field(-10.0, description=_AT_END)
     logsnr_max: float = Field(10.0, description=_AT_START)
 
