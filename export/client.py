@@ -26,6 +26,7 @@ _GRPC = flags.DEFINE_string("grpc", None, "host:port where the server answers gR
 _MODEL = flags.DEFINE_string("model", "default", "The served model's name.")
 _SEEDS = flags.DEFINE_string("seeds", "0:16", "Seeds: numbers and ranges, 0:4 is 0,1,2,3. Example: 7,9,100:110.")
 _LABELS = flags.DEFINE_string("labels", None, "For a conditional model: one label for all, or as many as seeds.")
+_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "For a model with guidance, and needed there; 1 is none.")
 _OUT = flags.DEFINE_string("out", None, "File for all images in one grid (grid.png if --out_dir is not given).")
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for single files, named by seed.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images a request.", 1)
@@ -75,7 +76,7 @@ def parse_labels(text: str | None, num_seeds: int) -> list | None:
 
 
 class RestClient:
-    """Calls a model's signature `png` by REST: input names -> integers to a list of PNG files."""
+    """Calls a model's signature `png` by REST: input names -> numbers to a list of PNG files."""
 
     def __init__(self, url: str, model: str, deadline: float):
         import requests
@@ -115,7 +116,7 @@ class RestClient:
 
 
 class GrpcClient:
-    """Calls a model's signature `png` by gRPC: input names -> integers to a list of PNG files."""
+    """Calls a model's signature `png` by gRPC: input names -> numbers to a list of PNG files."""
 
     def __init__(self, address: str, model: str, deadline: float):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the protos of tensorflow-serving-api import TensorFlow
@@ -142,7 +143,11 @@ class GrpcClient:
         request.model_spec.name, request.model_spec.signature_name = self._model, "png"
         for name, values in inputs.items():
             shape = self._shape.TensorShapeProto(dim=[self._shape.TensorShapeProto.Dim(size=len(values))])
-            tensor = self._tensor.TensorProto(dtype=self._types.DT_INT64, int64_val=values, tensor_shape=shape)
+            if name == "guidance_scale":
+                typed = {"dtype": self._types.DT_FLOAT, "float_val": values}
+            else:
+                typed = {"dtype": self._types.DT_INT64, "int64_val": values}
+            tensor = self._tensor.TensorProto(tensor_shape=shape, **typed)
             request.inputs[name].CopyFrom(tensor)
         try:
             response = self._stub.Predict(request, timeout=self._deadline)
@@ -237,6 +242,8 @@ def run() -> None:
     seeds = parse_numbers(_SEEDS.value, "--seeds")
     labels = parse_labels(_LABELS.value, len(seeds))
     inputs = {"seed": seeds} | ({"label": labels} if labels else {})
+    if _GUIDANCE_SCALE.value is not None:
+        inputs["guidance_scale"] = [_GUIDANCE_SCALE.value] * len(seeds)
     out = _OUT.value or (None if _OUT_DIR.value else "grid.png")
     if _OUT_DIR.value:
         Path(_OUT_DIR.value).mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests import commands
+from tf_blurdiff.data import to_uint8
 
 TRAIN = ["train", "--config", "digits.yaml"]
 MODEL = "{run}/model.keras"
@@ -41,7 +43,17 @@ MISTAKES = {
     "missing model": (["sample", "--model", "nowhere.keras"], "model file not found: nowhere.keras"),
     "corrupt model": (["sample", "--model", "corrupt.keras"], "corrupt.keras is not a .keras file that can be read"),
     "cut model": (["sample", "--model", "cut.keras"], "cut.keras is not a .keras file that can be read"),
-    "unknown sampler": (["sample", "--model", MODEL, "--sampler", "euler"], "ancestral, ddim. Received: 'euler'"),
+    "unknown sampler": (
+        ["sample", "--model", MODEL, "--sampler", "euler"],
+        "--sampler=euler: value should be one of <ancestral|ddim|",
+    ),
+    "sampler of another process": (["sample", "--model", MODEL, "--sampler", "cold"], "sampler 'cold' needs a process"),
+    "prediction of another process": ([*TRAIN, "--set", "model.prediction=less_blurred"], "model.prediction"),
+    "two ways": (
+        ["sample", "--model", MODEL, "--noise_seed", "1", "--detail_seed", "2"],
+        "give one of --noise_seed and --detail_seed, not both",
+    ),
+    "no picture": (["sample", "--model", MODEL, "--image", "nowhere.png"], "cannot read the image 'nowhere.png'"),
     "no steps": (["sample", "--model", MODEL, "--num_steps", "0"], "num_steps must be an integer of 1 or more"),
     "no images": (["sample", "--model", MODEL, "--num_images", "0"], "--num_images must be 1 or more. Received: 0"),
     "text for a number": (["sample", "--model", MODEL, "--num_images", "ten"], "--num_images=ten"),
@@ -117,3 +129,38 @@ def test_export_and_verify(trained_run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "served/1 is sound" in result.stdout
     assert pathlib.Path(tmp_path, "served", "1", "saved_model.pb").is_file()
+
+
+WAYS = {
+    "noise": (["--noise_seed", 3], lambda m: m.sample([7, 8, 9], noise_seeds=[3, 3, 3], sampler="ancestral")),
+    "between": (["--interpolate_to", 9], lambda m: m.interpolate(7, 9, 3, sampler="ancestral")),
+    "bands": (
+        ["--detail_seed", 1, "--cutoff", 0.5],
+        lambda m: m.mix_bands([7, 8, 9], [1, 2, 3], 0.5, sampler="ancestral"),
+    ),
+    "image": (["--image", "grey.png", "--strength", 0.5], None),
+    "trajectory": (["--trajectory"], None),
+}
+
+
+def test_sample_knows_other_ways_to_use_seeds(trained_run, trained_model, tmp_path):
+    Image.new("RGB", (20, 10), (200, 200, 200)).save(tmp_path / "grey.png")
+    common = ["--model", trained_run / "model.keras", "--num_images", 3, "--seed", 7, "--sampler", "ancestral"]
+    processes = {
+        name: subprocess.Popen(commands.command("sample", *common, *flags, "--out_dir", name), cwd=tmp_path)
+        for name, (flags, _) in WAYS.items()
+    }
+    assert {name: process.wait(300) for name, process in processes.items()} == dict.fromkeys(WAYS, 0)
+    pictures = {
+        name: np.stack([np.asarray(Image.open(path), int) for path in sorted((tmp_path / name).glob("*.png"))])
+        for name in WAYS
+    }
+    for name, (_, expected) in WAYS.items():
+        assert pictures[name].shape == (3, 8, 8)
+        if expected is not None:
+            np.testing.assert_allclose(pictures[name], to_uint8(expected(trained_model))[..., 0], atol=1)
+    grey = np.full((3, 8, 8, 1), 200 / 127.5 - 1, "float32")
+    expected = trained_model.sample([7, 8, 9], images=grey, strength=0.5, sampler="ancestral")
+    np.testing.assert_allclose(pictures["image"], to_uint8(expected)[..., 0], atol=1)
+    trajectory = trained_model.sample([7], sampler="ancestral", return_trajectory=True)[:, 0]
+    np.testing.assert_allclose(pictures["trajectory"][-1], to_uint8(trajectory[-1])[..., 0], atol=1)

@@ -4,38 +4,12 @@ import pytest
 import tensorflow as tf
 
 import tf_blurdiff as bd
-from tf_blurdiff.model import _draw_time_and_noise
-from tf_blurdiff.stateless_random import fold, normal_by_seed, normal_rows
+from tests.models import PREDICTED, images, make, randomized, small_network
+from tf_blurdiff.stateless_random import fold, normal_rows
 
 
 def unet(**kwargs):
     return bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1, dropout=0.3, **kwargs)
-
-
-def small_network():
-    """A plain Keras model of the form that is asked for; much faster to trace than a U-Net."""
-    z, t = keras.Input((8, 8, 1)), keras.Input(())
-    scale = keras.layers.Dense(4)(keras.layers.Reshape((1, 1, 1))(t))
-    hidden = keras.layers.Activation("silu")(keras.layers.Conv2D(4, 3, padding="same")(z) + scale)
-    return keras.Model([z, t], keras.layers.Conv2D(1, 3, padding="same")(hidden))
-
-
-def make(network=None, **kwargs):
-    network = small_network() if network is None else network
-    return bd.DiffusionModel(network, bd.process.blurring(sigma_blur_max=4.0), image_shape=(8, 8, 1), **kwargs)
-
-
-def randomized(model, seed=0):
-    """Gives the averaged weights random values: a fresh network would predict 0 and hide mistakes."""
-    model.adapt([images()])
-    rng = np.random.default_rng(seed)
-    for average in model.averages:
-        average.assign(0.1 * rng.normal(size=average.shape))
-    return model
-
-
-def images(count=64, seed=0):
-    return np.random.default_rng(seed).uniform(-1, 1, size=(count, 8, 8, 1)).astype("float32")
 
 
 def trained(strategy=None, steps=6, global_batch=8, network=unet, **kwargs):
@@ -76,16 +50,60 @@ def test_the_seed_and_the_step_decide_the_draws():
     assert difference[0] == 0.0 < difference[1]
 
 
-def test_the_loss_is_the_formulas(rng):
-    model = randomized(make(prediction="v"))
+@pytest.mark.parametrize("process, prediction", PREDICTED)
+@pytest.mark.parametrize("loss_type", ["squared_error", "absolute_error"])
+def test_the_loss_is_the_formulas(rng, process, prediction, loss_type):
+    model = randomized(make(process=process, prediction=prediction, loss_type=loss_type))
     x0, eps = images(4), rng.normal(size=(4, 8, 8, 1)).astype("float32")
-    t = np.array([0.1, 0.4, 0.7, 0.95], "float32")
+    t = np.array([1, 2, 4, 6], "float32") / 6
     losses = model.example_losses(model.averaged_call, x0, t, bd.dct2(eps))
     alpha, sigma = model.process.alpha_sigma(t, 8, 8)
     z_t = model.process.diffuse(x0, t, eps)
-    target = bd.idct2(alpha * bd.dct2(eps) - sigma * bd.dct2(x0))
-    expected = np.square(model.averaged_call([z_t, t]) - target).mean(axis=(1, 2, 3))
-    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    target = {
+        "eps": lambda: eps,
+        "v": lambda: bd.idct2(alpha * bd.dct2(eps) - sigma * bd.dct2(x0)),
+        "x0": lambda: x0,
+        "less_blurred": lambda: model.process.diffuse(x0, t - np.float32(1 / 6), 0.0 * eps) - z_t,
+    }[prediction]()
+    error = np.asarray(model.averaged_call([z_t, t]) - target)
+    expected = (np.square(error) if loss_type == "squared_error" else np.abs(error)).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def test_training_visits_every_level_that_sampling_does():
+    """The last one, where sampling starts, included; and each goes to the level that sampling goes to."""
+    model = make(process="heat_dissipation", prediction="less_blurred")
+    drawn = [model._draw_time_and_noise(tf.constant([0, seed], tf.int64), images(16))[0] for seed in range(20)]
+    times = model.sampling()[1][:, 0]
+    np.testing.assert_allclose(np.unique(np.concatenate(drawn)), times[:-1][::-1], rtol=1e-6)
+    np.testing.assert_allclose(model.process.next_level(times[:-1]), times[1:], atol=1e-6)
+    assert times[0] == 1.0 and len(times) == 7
+
+
+def test_labels_are_dropped_at_their_rate(monkeypatch):
+    model = make(small_network(num_classes=3), label_dropout=0.25)
+    label = np.arange(4000) % 3
+    kept = np.asarray(model._drop_labels(tf.constant(label), tf.constant([0, 1], tf.int64)))
+    assert (kept == 3).mean() == pytest.approx(0.25, abs=0.03)
+    assert set(kept[kept < 3] - label[kept < 3]) == {0}
+    again, other = (np.asarray(model._drop_labels(tf.constant(label), tf.constant([0, s], tf.int64))) for s in (1, 2))
+    assert np.array_equal(kept, again) and not np.array_equal(kept, other)
+
+
+def test_label_dropout_reaches_training(monkeypatch):
+    seen = []
+    model = make(small_network(num_classes=3), label_dropout=0.5)
+    model.compile(keras.optimizers.SGD(0.1))
+    original = model.network_inputs
+    monkeypatch.setattr(model, "network_inputs", lambda z, t, label: seen.append(label) or original(z, t, label))
+    model.train_step((images(64), np.arange(64) % 3))
+    model.test_step((images(64), np.arange(64) % 3))
+    assert 10 < (np.asarray(seen[0]) == 3).sum() < 54 and not (np.asarray(seen[1]) == 3).any()
+
+
+def test_much_blur_is_warned_of():
+    with pytest.warns(UserWarning, match="reaches 20 pixels in an image 8 wide"):
+        bd.DiffusionModel(small_network(), bd.process.blurring(), image_shape=(8, 8, 1))
 
 
 def test_the_gradient_is_clipped_to_its_norm():
@@ -117,17 +135,6 @@ def test_validation_reports_the_averaged_weights_loss():
     np.testing.assert_allclose(model.evaluate(images(16), batch_size=8, verbose=0), history["val_loss"][0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sampler, eta", [("ddim", 0.0), ("ddim", 0.5), ("ancestral", 0.0)])
-def test_an_image_depends_on_its_seed_alone(sampler, eta):
-    model = randomized(make())
-    draw = lambda seeds, **kwargs: model.sample(seeds, num_steps=5, sampler=sampler, eta=eta, **kwargs)
-    together = draw([5, -3, 2**62, 0])
-    np.testing.assert_allclose(draw([0, 2**62, 5]), together[[3, 2, 0]], atol=1e-4)
-    np.testing.assert_allclose(draw([5, -3, 2**62, 0], batch_size=3), together, atol=1e-4)
-    np.testing.assert_allclose(draw([5, -3, 2**62, 0], verbose=True), together, atol=1e-4)
-    assert np.abs(together[0] - together[1]).max() > 0.1
-
-
 def test_sampling_uses_the_averaged_weights():
     model = randomized(make(prediction="v"))
     before = model.sample([0], num_steps=3)
@@ -145,42 +152,36 @@ def test_statistics_bound_x0_per_frequency(rng):
     freq = bd.dct2(data).numpy()
     np.testing.assert_allclose(model.freq_mean, freq.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(model.freq_std, freq.std(axis=0), atol=1e-4)
-    z_freq, x0_freq = (10 * rng.normal(size=(2, 3, 8, 8, 1))).astype("float32")
-    at_t = model.process.marginal(np.full(3, 0.5), 8, 8)
-    clipped, eps = model._clip(x0_freq, np.zeros_like(x0_freq), z_freq, at_t)
+    x0_freq = (10 * rng.normal(size=(3, 8, 8, 1))).astype("float32")
     low, high = freq.mean(axis=0) - 2 * freq.std(axis=0), freq.mean(axis=0) + 2 * freq.std(axis=0)
-    np.testing.assert_allclose(clipped, np.clip(x0_freq, low, high), atol=1e-3)
-    outside = np.asarray(clipped) != x0_freq
-    np.testing.assert_allclose((at_t.alpha * clipped + at_t.sigma * eps)[outside], z_freq[outside], atol=1e-3)
-    assert not np.any(np.asarray(eps)[~outside])
+    for scale in (1.0, 0.3):
+        clipped = model.shrink(x0_freq, np.float32(scale), None)
+        np.testing.assert_allclose(clipped, np.clip(x0_freq, scale * low, scale * high), atol=1e-3)
 
 
-def test_a_model_without_statistics_does_not_clip(rng):
-    model = make()
-    z_freq, x0_freq, eps_freq = (1e4 * rng.normal(size=(3, 2, 8, 8, 1))).astype("float32")
-    at_t = model.process.marginal(np.full(2, 0.5), 8, 8)
-    clipped, eps = model._clip(x0_freq, eps_freq, z_freq, at_t)
-    np.testing.assert_array_equal(clipped, x0_freq)
-    np.testing.assert_array_equal(eps, eps_freq)
+def test_shrinking_is_the_best_linear_estimate(rng):
+    """Of data with a known error added, no other weight has a smaller mean square error."""
+    model = make(assumed_error=0.1, clip_stds=None)
+    data = images(4000)
+    model.adapt([data])
+    freq = bd.dct2(data).numpy()
+    spread = np.full((1, 8, 8, 1), 8.0, "float32")
+    noisy = freq + 0.1 * 8.0 * rng.normal(size=freq.shape).astype("float32")
+    error = lambda estimate: np.square(estimate - freq).mean()
+    best = error(np.asarray(model.shrink(noisy, np.float32(1.0), spread)))
+    for assumed_error in (0.08, 0.125):
+        assert best < error(np.asarray(make(assumed_error=assumed_error, clip_stds=None).shrink(noisy, 1.0, spread)))
+        model.assumed_error = assumed_error
+        assert best < error(np.asarray(model.shrink(noisy, np.float32(1.0), spread)))
 
 
-def test_the_trajectory_ends_in_the_image():
-    model = randomized(make())
-    trajectory = model.sample([1, 2], num_steps=4, return_trajectory=True)
-    assert trajectory.shape == (5, 2, 8, 8, 1)
-    image = model.sample([1, 2], num_steps=4)
-    np.testing.assert_allclose(np.clip(trajectory[-1], -1, 1), image, atol=1e-4)
-    np.testing.assert_allclose(trajectory[0], bd.idct2(model.start(tf.constant([1, 2], tf.int64))), atol=1e-5)
-
-
-def test_labels_reach_the_network():
-    network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1, num_classes=3)
-    model = make(network, prediction="v")
-    model.compile(keras.optimizers.SGD(1e-3))
-    model.fit(images(16), np.arange(16) % 3, batch_size=8, verbose=0)
-    randomized(model)
-    a, b = (model.sample([0], num_steps=3, labels=[label]) for label in (0, 1))
-    assert np.abs(a - b).max() > 1e-3
+@pytest.mark.parametrize("shrinking, adapted", [({}, False), ({"clip_stds": None, "assumed_error": 0.0}, True)])
+def test_a_model_without_bounds_or_statistics_does_not_shrink(rng, shrinking, adapted):
+    model = make(**shrinking)
+    if adapted:
+        model.adapt([images()])
+    x0_freq = (1e4 * rng.normal(size=(2, 8, 8, 1))).astype("float32")
+    np.testing.assert_array_equal(model.shrink(x0_freq, np.float32(1.0), np.float32(5.0)), x0_freq)
 
 
 def test_any_keras_network_of_the_form_will_do():
@@ -203,34 +204,19 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: m.sample([0], labels=[1]), "has no labels"),
         (lambda m: make(prediction="x1"), "prediction must be one of"),
         (lambda m: make(sampler="heun"), "sampler must be one of"),
+        (
+            lambda m: make(process="cold"),
+            "prediction 'eps' needs a process with noise .* must be one of x0, less_blurred",
+        ),
+        (lambda m: make(prediction="less_blurred"), "needs a process with levels"),
+        (lambda m: make(sampler="cold"), "sampler 'cold' needs a process that blurs without ending in noise"),
+        (lambda m: make(loss_type="huber"), "loss_type must be one of squared_error, absolute_error"),
+        (lambda m: make(label_dropout=0.1), "label_dropout must be in"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(make())
-
-
-@pytest.mark.parametrize("labels", [None, [3], [-1], [0.5], [0, 1]])
-def test_wrong_labels_are_named(labels):
-    network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1, num_classes=3)
-    with pytest.raises(ValueError, match="labels must be"):
-        make(network).sample([0], num_steps=1, labels=labels)
-
-
-def test_every_step_draws_from_a_sequence_of_its_own(monkeypatch):
-    streams = []
-
-    def recorded(seeds, stream, shape):
-        streams.append(int(stream))
-        return normal_by_seed(seeds, stream, shape)
-
-    monkeypatch.setattr("tf_blurdiff.model.normal_by_seed", recorded)
-    tf.config.run_functions_eagerly(True)
-    try:
-        make().sample([0], num_steps=4, sampler="ancestral")
-    finally:
-        tf.config.run_functions_eagerly(False)
-    assert len(streams) == len(set(streams)) == 5
 
 
 def test_validation_does_not_see_the_raw_weights():
@@ -243,14 +229,14 @@ def test_validation_does_not_see_the_raw_weights():
 
 
 def test_a_copy_from_the_config_has_every_argument():
-    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None, "clip_stds": 2.0}
-    arguments |= {"sampler": "ancestral", "num_steps": 7, "seed": 3}
+    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None, "clip_stds": 2.0, "assumed_error": 0.2}
+    arguments |= {"sampler": "ancestral", "num_steps": 7, "grid": "quadratic", "seed": 3, "loss_type": "absolute_error"}
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(make(**arguments)))
     assert {name: getattr(copy, name) for name in arguments} == arguments
 
 
 def test_times_are_spread_over_the_batch():
-    t, eps_freq = _draw_time_and_noise(tf.constant([0, 1], tf.int64), images(16))
+    t, eps_freq = make()._draw_time_and_noise(tf.constant([0, 1], tf.int64), images(16))
     assert np.min(t) >= 0.0 and np.max(t) < 1.0
     np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 16, atol=1e-6)
     of_times = normal_rows(fold([0, 1], 0), (16, 8, 8, 1))
@@ -260,6 +246,7 @@ def test_times_are_spread_over_the_batch():
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 def test_an_update_is_the_same_on_two_replicas(clip_norm, two_replicas):
     """With SGD: Adam would hide a gradient's scale."""
+
     def updated(strategy):
         with strategy.scope():
             keras.utils.set_random_seed(0)
@@ -309,3 +296,19 @@ def test_networks_of_other_forms_train_and_sample(form):
     assert np.isfinite(model.fit(images(16), batch_size=8, verbose=0).history["loss"][0])
     images_drawn = model.sample([0, 1], num_steps=np.int64(3))
     assert images_drawn.dtype == np.float32 and np.isfinite(images_drawn).all()
+
+
+def test_bits_per_dimension_are_those_of_the_averaged_weights(rng):
+    model = randomized(make(small_network(num_classes=3), prediction="v", label_dropout=0.1))
+    x0 = (np.round((images(5) + 1) * 127.5) / 127.5 - 1).astype("float32")
+    bounds = [model.bits_per_dimension(x0, labels=labels, num_steps=20) for labels in ([0] * 5, [1] * 5, None)]
+    for bound in bounds:
+        assert np.isfinite(bound.total).all() and (bound.diffusion > 0).all()
+    assert np.abs(bounds[0].diffusion - bounds[1].diffusion).max() > 1e-4
+    for weight in model.network.trainable_variables:
+        weight.assign(weight + 1.0)
+    model.clip_stds, model.assumed_error = 0.1, 9.0  # Neither matters.
+    again = model.bits_per_dimension(x0, labels=[0] * 5, num_steps=20)
+    np.testing.assert_allclose(again.total, bounds[0].total, rtol=1e-6)
+    with pytest.raises(ValueError, match="labels must be 5 integers"):
+        model.bits_per_dimension(x0, labels=[0])

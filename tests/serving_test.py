@@ -19,7 +19,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_service_pb2_grpc
 
 import tf_blurdiff as bd
-from tests import commands
+from tests import commands, models
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.serving import verify
@@ -122,7 +122,42 @@ def operations(export_dir):
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)], graph
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral"])
+# One of each family; the slow test has all.
+FAMILIES = [
+    ("gaussian", "v", "ancestral"), ("blurring", "x0", "multistep3"), ("heat_dissipation", "less_blurred", "heat"),
+    ("cold", "x0", "cold"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("process, prediction, sampler", FAMILIES)
+def test_every_family_is_exported(tmp_path, process, prediction, sampler):
+    check_export_of(tmp_path, process, prediction, sampler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("process, prediction, sampler", models.SAMPLED)
+def test_all_that_is_allowed_is_exported(tmp_path, process, prediction, sampler):
+    check_export_of(tmp_path, process, prediction, sampler)
+
+
+def check_export_of(folder, process, prediction, sampler):
+    model = models.randomized(models.make(process=process, prediction=prediction))
+    expected = model.sample(SEEDS, num_steps=6, sampler=sampler)
+    assert np.isfinite(expected).all() and np.abs(expected[0] - expected[1]).max() > 1e-5
+    export_dir = bd.export_savedmodel(model, folder, num_steps=6, sampler=sampler)
+    loaded = tf.saved_model.load(str(export_dir))
+    np.testing.assert_allclose(loaded.sample(tf.constant(SEEDS)), expected, atol=1e-4)
+    image = loaded.signatures["serving_default"](seed=tf.constant(SEEDS))["image"]
+    assert_same_images(image, to_uint8(expected))
+
+
+def test_an_export_is_refused_that_would_need_the_data(tmp_path):
+    with pytest.raises(UserError, match="call adapt with the training images"):
+        bd.export_savedmodel(models.make(process="cold", prediction="x0"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "multistep3"])
 def test_the_graph_holds_nothing_that_a_server_cannot_repeat(trained_model, tmp_path, sampler):
     nodes, graph = operations(bd.export_savedmodel(trained_model, tmp_path, sampler=sampler))
     names = {node.op for node in nodes}
@@ -168,19 +203,31 @@ def test_a_failed_export_leaves_nothing(trained_model, tmp_path, monkeypatch):
 
 
 def test_a_conditional_model_is_exported_with_labels(tmp_path):
-    network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1, num_classes=10)
-    model = bd.DiffusionModel(network, bd.process.gaussian(), prediction="v")
-    rng = np.random.default_rng(0)
-    for average in model.averages:
-        average.assign(0.1 * rng.normal(size=average.shape))
+    model = models.randomized(models.make(models.small_network(num_classes=10), "gaussian", prediction="v"))
     export_dir = bd.export_savedmodel(model, tmp_path, num_steps=3)
     assert verify(export_dir) <= 1
     signature = tf.saved_model.load(str(export_dir)).signatures["serving_default"]
+    assert set(signature.structured_input_signature[1]) == {"seed", "label"}
     seeds, labels = np.array([5, 5, 6]), np.array([0, 9, 9])
     images = signature(seed=tf.constant(seeds), label=tf.constant(labels))["image"]
     assert_same_images(images, to_uint8(model.sample(seeds, num_steps=3, labels=labels)))
     assert not np.array_equal(images[0], images[1])
 
 
+def test_a_model_with_label_dropout_is_exported_with_guidance(tmp_path):
+    network = models.small_network(num_classes=3)
+    model = models.randomized(models.make(network, "cold", prediction="x0", label_dropout=0.1))
+    export_dir = bd.export_savedmodel(model, tmp_path, num_steps=3)
+    assert verify(export_dir) <= 1
+    loaded = tf.saved_model.load(str(export_dir))
+    seeds, labels, scales = np.array([5, 5, 5, 6]), np.array([0, 1, 1, 3]), np.array([1.0, 1.0, 2.5, 1.0], "float32")
+    served = loaded.sample(tf.constant(seeds), tf.constant(labels), tf.constant(scales))
+    expected = model.sample(seeds[:3], num_steps=3, labels=labels[:3], guidance_scale=scales[:3])
+    np.testing.assert_allclose(served[:3], expected, atol=1e-4)
+    # The label num_classes is none.
+    np.testing.assert_allclose(served[3:], model.sample(seeds[3:], num_steps=3), atol=1e-4)
+    assert np.abs(expected[1] - expected[2]).max() > 1e-4
+
+
 def test_an_export_keeps_eta(trained_model, tmp_path):
-    assert verify(bd.export_savedmodel(trained_model, tmp_path, num_steps=4, eta=1.0)) <= 1
+    assert verify(bd.export_savedmodel(trained_model, tmp_path, num_steps=4, sampler="ddim", eta=1.0)) <= 1

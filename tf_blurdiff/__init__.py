@@ -1,12 +1,12 @@
 """tf_blurdiff: diffusion models that blur, for TensorFlow and Keras.
 
-    import tf_blurdiff as bd
+import tf_blurdiff as bd
 
-    network = bd.UNet(image_shape=(32, 32, 3))
-    model = bd.DiffusionModel(network, bd.process.blurring())
-    model.compile("adam")
-    model.fit(dataset)                      # batches of images in [-1, 1]
-    images = model.sample(seeds=range(16))  # float32 [16, 32, 32, 3]
+network = bd.UNet(image_shape=(32, 32, 3))
+model = bd.DiffusionModel(network, bd.process.blurring())
+model.compile("adam")
+model.fit(dataset)                      # batches of images in [-1, 1]
+images = model.sample(seeds=range(16))  # float32 [16, 32, 32, 3]
 """
 
 from tf_blurdiff import _startup  # isort: skip  # noqa: F401 (before anything that imports TensorFlow)

@@ -4,13 +4,15 @@ OmegaConf reads YAML and overrides, pydantic checks them, and every problem is o
 and what is allowed. TensorFlow is imported when something is built, so a mistake is reported at once.
 """
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
 from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from tf_blurdiff.config_messages import lines_of, one_line, problem, show
+from tf_blurdiff.config_checks import combination_problems, loss_type_of, prediction_of
+from tf_blurdiff.config_messages import lines_of, one_line, problem
 from tf_blurdiff.errors import UserError
 
 
@@ -19,6 +21,8 @@ class ConfigError(UserError):
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
+# What belongs to a preset, beside the section process.
+_GO_WITH_PRESET = {"model": ("prediction", "loss_type"), "sample": ("sampler", "num_steps", "grid")}
 # YAML has lists; a frozen config has tuples.
 _AsTuple = Field(strict=False)
 
@@ -43,12 +47,16 @@ class Data(_Section):
 
 
 _AT_END, _AT_START = "log signal-to-noise ratio at t = 1", "log signal-to-noise ratio at t = 0"
+_BLUR_MIN, _BLUR_MAX = "blur's standard deviation at the first level", "blur's standard deviation at t = 1"
+_LEVELS = "number of levels between the image and t = 1"
+BlurUnit = Annotated[Literal["pixels", "width"], Field(description="unit of the blur: pixels, or the image's width")]
 
 
 class Gaussian(_Section):
     """Standard Gaussian diffusion."""
 
     preset: Literal["gaussian"] = Field("gaussian", description="the process")
+    noise_schedule: Literal["cosine", "linear_betas"] = Field("cosine", description="linear_betas are DDPM's")
     logsnr_min: float = Field(-10.0, description=_AT_END)
     logsnr_max: float = Field(10.0, description=_AT_START)
 
@@ -57,10 +65,33 @@ class Blurring(_Section):
     """Blurring diffusion."""
 
     preset: Literal["blurring"] = Field("blurring", description="the process")
-    sigma_blur_max: float = Field(20.0, ge=0, description="blur's standard deviation at t = 1, in pixels")
+    sigma_blur_max: float = Field(20.0, ge=0, description=_BLUR_MAX)
+    blur_unit: BlurUnit = "pixels"
+    blur_schedule: Literal["sin_squared", "sin"] = Field("sin_squared", description="how the blur grows")
     min_gain: float = Field(0.001, ge=0, lt=1, description="what blurring leaves of every frequency")
     logsnr_min: float = Field(-10.0, description=_AT_END)
     logsnr_max: float = Field(10.0, description=_AT_START)
+
+
+class HeatDissipation(_Section):
+    """Inverse heat dissipation."""
+
+    preset: Literal["heat_dissipation"] = Field("heat_dissipation", description="the process")
+    sigma_blur_min: float = Field(0.5, gt=0, description=_BLUR_MIN)
+    sigma_blur_max: float = Field(24.0, gt=0, description=_BLUR_MAX)
+    blur_unit: BlurUnit = "pixels"
+    sigma: float = Field(0.02, ge=0, description="the noise's standard deviation, for pixels in [-1, 1]")
+    num_levels: int = Field(200, ge=2, description=_LEVELS)
+
+
+class Cold(_Section):
+    """Cold diffusion."""
+
+    preset: Literal["cold"] = Field("cold", description="the process")
+    sigma_blur_min: float = Field(0.01, gt=0, description=_BLUR_MIN)
+    sigma_blur_max: float = Field(1.0, gt=0, description=_BLUR_MAX)
+    blur_unit: BlurUnit = "width"
+    num_levels: int = Field(300, ge=2, description=_LEVELS)
 
 
 class Network(_Section):
@@ -81,7 +112,13 @@ class Network(_Section):
 class Model(_Section):
     """What the network predicts."""
 
-    prediction: Literal["eps", "v"] = Field("eps", description="noise or velocity")
+    prediction: Literal["eps", "v", "x0", "less_blurred"] | None = Field(
+        None, description="what the network predicts; null: eps, for heat_dissipation less_blurred, for cold x0"
+    )
+    loss_type: Literal["squared_error", "absolute_error"] | None = Field(
+        None, description="of the prediction; null: squared_error, for cold absolute_error"
+    )
+    label_dropout: float = Field(0.0, ge=0, lt=1, description="share of labels left out, for guidance")
 
 
 class Train(_Section):
@@ -109,8 +146,16 @@ class Train(_Section):
 class Sample(_Section):
     """How images are sampled, in training and by default afterwards."""
 
-    sampler: Literal["ancestral", "ddim"] = Field("ddim", description="the reverse process's step")
-    num_steps: PositiveInt = Field(50, description="steps of the reverse process")
+    sampler: Literal["ancestral", "ddim", "multistep2", "multistep3", "heat", "cold", "cold_naive"] | None = Field(
+        None, description="the reverse process's step; null: the one that goes with the process"
+    )
+    num_steps: PositiveInt | None = Field(
+        None,
+        description="steps of the reverse process; null: 20 if it ends in noise, else 50 or its levels",
+    )
+    grid: Literal["uniform", "quadratic", "logsnr"] | None = Field(
+        None, description="its times; null: the sampler's own"
+    )
     num_images: PositiveInt = Field(64, description="images on a sheet of samples")
 
 
@@ -124,7 +169,9 @@ class Config(_Section):
     """
 
     data: Data = Field(description="the images")
-    process: Gaussian | Blurring = Field(Blurring(), discriminator="preset", description="the diffusion process")
+    process: Gaussian | Blurring | HeatDissipation | Cold = Field(
+        Blurring(), discriminator="preset", description="the diffusion process"
+    )
     network: Network = Field(Network(), description="the U-Net")
     model: Model = Field(Model(), description="what the network predicts")
     train: Train = Field(Train(), description="the training run")
@@ -138,13 +185,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _check_combinations(self):
-        problems = [*_data_problems(self), *_network_problems(self)]
-        if self.process.logsnr_min >= self.process.logsnr_max:
-            expected = f"a number < process.logsnr_max, which is {self.process.logsnr_max}"
-            problems.append(problem("process.logsnr_min", self.process.logsnr_min, expected))
-        if self.train.decay_steps is not None and self.train.decay_steps <= self.train.warmup_steps:
-            expected = f"an integer > train.warmup_steps, which is {self.train.warmup_steps}"
-            problems.append(problem("train.decay_steps", self.train.decay_steps, expected))
+        problems = list(combination_problems(self))
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -167,8 +208,9 @@ def load_config(path_or_name, overrides=()):
 
     Args:
         path_or_name: a file's path, or the name of a config that comes with the package, with or without .yaml.
-        overrides: strings "section.key=value"; the value is read as YAML. Another process.preset starts from that
-            preset's defaults.
+        overrides: strings "section.key=value"; the value is read as YAML. Another process.preset is applied before the
+            others and starts from that preset's defaults: what the file says of process, of model.prediction and
+            loss_type, and of sample.sampler, num_steps and grid belonged to its own preset, and is left out.
 
     Raises:
         ConfigError: with one line per problem.
@@ -184,8 +226,8 @@ def load_config(path_or_name, overrides=()):
         raise ConfigError(f"{path}: not a readable YAML file: {one_line(error)}") from None
     if not OmegaConf.is_dict(merged) or not merged:
         raise ConfigError(f"{path}: expected a mapping with the sections {', '.join(Config.model_fields)}")
-    for override in overrides:
-        merged = _apply(merged, override)
+    for preset, change, override in sorted(map(_parsed, overrides), key=lambda parsed: parsed[0] is None):
+        merged = _apply(merged, preset, change, override)
     try:
         mapping = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except Exception as error:
@@ -222,8 +264,7 @@ def build_process(config):
     """The config's `Process`."""
     from tf_blurdiff import process
 
-    arguments = config.process.model_dump(exclude={"preset"})
-    return {"gaussian": process.gaussian, "blurring": process.blurring}[config.process.preset](**arguments)
+    return getattr(process, config.process.preset)(**config.process.model_dump(exclude={"preset"}))
 
 
 def build_network(config):
@@ -246,12 +287,15 @@ def build_model(config):
     return DiffusionModel(
         build_network(config),
         build_process(config),
-        prediction=config.model.prediction,
+        prediction=prediction_of(config),
         image_shape=config.image_shape,
+        loss_type=loss_type_of(config),
         ema_decay=config.train.ema_decay,
         clip_norm=config.train.clip_norm,
+        label_dropout=config.model.label_dropout,
         sampler=config.sample.sampler,
         num_steps=config.sample.num_steps,
+        grid=config.sample.grid,
         seed=config.train.seed,
     )
 
@@ -268,42 +312,6 @@ def build_images(config):
     return images
 
 
-def _data_problems(config):
-    data, num_classes = config.data, config.network.num_classes
-    if data.source == "tfds" and not data.name:
-        yield problem("data.name", data.name, "the name of a TFDS data set such as cifar10")
-    if data.source != "tfds" and data.name is not None:
-        yield problem("data.name", data.name, f"null, since data.source is {data.source}")
-    if data.source != "tfds" and data.split != "train":
-        yield problem("data.split", data.split, f"train, since data.source is {data.source}")
-    if data.source == "image_folder" and not data.root:
-        yield problem("data.root", data.root, "a folder, since data.source is image_folder")
-    if data.source == "image_folder" and num_classes is not None:
-        yield problem("network.num_classes", num_classes, "null, since an image_folder has no labels")
-    if data.source == "digits":
-        if data.root is not None:
-            yield problem("data.root", data.root, "null, since data.source is digits")
-        if data.channels != 1:
-            yield problem("data.channels", data.channels, "1, since data.source is digits")
-        if num_classes not in (None, 10):
-            yield problem("network.num_classes", num_classes, "10 or null, since data.source is digits")
-
-
-def _network_problems(config):
-    network, size = config.network, config.data.image_size
-    halvings = len(network.multipliers) - 1
-    height, width, _ = config.image_shape
-    given = f"network.multipliers {list(network.multipliers)}"
-    if height % 2**halvings or width % 2**halvings:
-        expected = f"a multiple of {2**halvings}, since {given} has {halvings + 1} levels"
-        yield problem("data.image_size", size, expected)
-        return
-    heights = [height // 2**level for level in range(halvings + 1)]
-    if not set(network.attention_resolutions) <= set(heights):
-        expected = f"some of {heights}, the levels' heights with data.image_size {show(size)} and {given}"
-        yield problem("network.attention_resolutions", network.attention_resolutions, expected)
-
-
 def _find(path_or_name):
     path = Path(path_or_name).expanduser()
     if path.is_file():
@@ -317,16 +325,30 @@ def _find(path_or_name):
     raise ConfigError(f"{path_or_name}: no such file; expected a path or one of {', '.join(shipped)}")
 
 
-def _apply(merged, override):
+def _parsed(override):
+    """`(preset or None, change, override)`."""
     key, equals, _ = override.partition("=")
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{override!r}: not an override; expected section.key=value, such as train.steps=200")
-    try:
+    with _naming(override):
         change = OmegaConf.from_dotlist([override])
-        if _preset(change) not in (None, _preset(merged)):
-            # Another preset starts from its own defaults: it may not have the arguments of the file's.
+        return _preset(change), change, override
+
+
+def _apply(merged, preset, change, override):
+    with _naming(override):
+        if preset not in (None, _preset(merged, default=Config.model_fields["process"].default.preset)):
             merged = OmegaConf.merge(merged, {"process": None})
+            for section, keys in _GO_WITH_PRESET.items():
+                for key in keys if OmegaConf.is_dict(merged.get(section)) else ():
+                    merged[section].pop(key, None)
         return OmegaConf.merge(merged, change)
+
+
+@contextlib.contextmanager
+def _naming(override):
+    try:
+        yield
     except Exception as error:
         raise ConfigError(f"{override!r}: cannot be applied: {one_line(error)}") from None
 
@@ -335,6 +357,6 @@ def _flat(sections):
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
-def _preset(mapping):
-    process = mapping.get("process")
-    return process.get("preset") if OmegaConf.is_dict(process) else None
+def _preset(mapping, default=None):
+    process = mapping.get("process", {"preset": default})
+    return process.get("preset") if isinstance(process, dict) or OmegaConf.is_dict(process) else None

@@ -11,15 +11,19 @@ from absl import flags
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.model import load_model
+from tf_blurdiff.samplers import SAMPLERS
 from tf_blurdiff.serving import export_savedmodel, verify
 
 _MODEL = flags.DEFINE_string("model", None, "The model, a .keras file.")
 _OUT = flags.DEFINE_string("out", None, "The folder that the server watches; the export is its subfolder VERSION.")
 _VERSION = flags.DEFINE_integer("version", None, "Version number (default: the next).")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Calls of the network (default: the model's own).")
-_SAMPLER = flags.DEFINE_string("sampler", None, "ancestral or ddim (default: the model's own).")
+_SAMPLER = flags.DEFINE_enum("sampler", None, list(SAMPLERS), "The sampler (default: the model's own).")
+_GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "Times of the steps (default: the model's or sampler's own).")
 _ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim, from 0 (deterministic) to 1 (ancestral).")
+_DELTA = flags.DEFINE_float("delta", None, "Noise of heat (default: 1.25 times the process's sigma).")
 _VERIFY = flags.DEFINE_string("verify", None, "Check this export, a folder FOLDER/VERSION, instead of writing one.")
 
 
@@ -32,7 +36,8 @@ def main():
     if not (_MODEL.value and _OUT.value):
         raise UserError("give --model and --out to export, or --verify to check an export (--help says more)")
     model = load_model(_MODEL.value)
-    path = export_savedmodel(model, _OUT.value, _VERSION.value, _NUM_STEPS.value, _SAMPLER.value, _ETA.value)
+    settings = _NUM_STEPS.value, _SAMPLER.value, _ETA.value, _GRID.value, _DELTA.value
+    path = export_savedmodel(model, _OUT.value, _VERSION.value, *settings)
     print(f"export: {path}")
 
 

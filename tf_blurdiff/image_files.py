@@ -35,6 +35,16 @@ def find_images(root):
     return paths
 
 
+def read_image(path, image_shape):
+    """One image file as uint8 `[H, W, C]`, fitted to image_shape.
+
+    Raises:
+        DataError: naming a file that cannot be read.
+    """
+    with _open_file(path) as image:
+        return fit(_eight_bit(ImageOps.exif_transpose(image)), image_shape)
+
+
 class Decoder:
     """Decodes files by index.
 
@@ -64,8 +74,7 @@ class Decoder:
     def _decode(self, index):
         if self._is_kept[index]:
             return self._kept[index]
-        with _open_file(self._paths[index]) as image:
-            pixels = fit(_eight_bit(ImageOps.exif_transpose(image)), self._image_shape)
+        pixels = read_image(self._paths[index], self._image_shape)
         if self._kept is not None:
             self._kept[index] = pixels
             self._is_kept[index] = True

@@ -2,55 +2,53 @@
 
 import inspect
 import os
+import warnings
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
-from tqdm import tqdm
 
 from tf_blurdiff.dct import dct2, idct2
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.predictions import eps_from_x0, get_prediction
-from tf_blurdiff.priors import dct_statistics
-from tf_blurdiff.samplers import (
-    check_sampling,
-    checked_labels,
-    checked_seeds,
-    get_sampler,
-    run_steps,
-    uniform_times,
-)
-from tf_blurdiff.stateless_random import fold, global_rows, normal_by_seed, normal_rows
+from tf_blurdiff.likelihood import bits_per_dimension
+from tf_blurdiff.predictions import get_prediction
+from tf_blurdiff.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
+from tf_blurdiff.sampling import SamplingMethods
+from tf_blurdiff.sampling_arguments import checked_labels, default_num_steps, default_sampler
+from tf_blurdiff.stateless_random import fold, global_rows, normal_rows, uniform_rows
 
-# A batch of this many pixels (64 images of 32x32) fits any machine that can train the network.
-_PIXELS_PER_BATCH = 64 * 32 * 32
-# How often a progress bar moves while one batch is sampled.
-_PROGRESS_BLOCKS = 20
 # What a training step draws, each from a sequence of its own.
-_TIME, _NOISE, _DROPOUT = range(3)
+_TIME, _NOISE, _DROPOUT, _LABEL = range(4)
+_LOSSES = {"squared_error": ops.square, "absolute_error": ops.abs}
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
-class DiffusionModel(keras.Model):
+class DiffusionModel(SamplingMethods, keras.Model):
     """A diffusion model, diagonal in the DCT basis, as a Keras model.
 
     It trains with `compile(optimizer)` and `fit(dataset)` on batches of images `[B, H, W, C]` in [-1, 1], or of
-    `(images, labels)`. The loss is the squared error of the prediction. All that a step draws is a function of
-    (seed, optimizer.iterations, row in the global batch). It samples and is exported with the averaged weights.
+    `(images, labels)`. All that a step draws is a function of (seed, optimizer.iterations, row in the global batch). It
+    samples (`sample`, `interpolate`, `mix_bands`) and is exported with the averaged weights.
 
     Args:
         network: a Keras model of `[z, t]` or `[z, t, label]`, such as `UNet`. If it has an attribute num_classes that
             is not None it is given labels; if its call takes `seed`, its dropout is reproducible.
         process: a `Process`.
-        prediction: what the network predicts, "eps" or "v".
+        prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
+            residual to the next level, of heat_dissipation or cold.
         image_shape: (H, W, C); None takes the network's own.
+        loss_type: "squared_error" or "absolute_error", of the prediction.
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps.
         clip_norm: bound on the global norm of the gradient; None for no bound.
-        clip_stds: `x0_hat` is clipped, per DCT coefficient, to the data's mean +- this many standard deviations. It
-            takes effect once `adapt` has gathered them. What a model has sampled with once, it keeps: to change this
-            or another argument, make a new model from the config.
-        sampler, num_steps: what `sample` uses unless told otherwise; saved with the model.
+        assumed_error: the standard deviation that sampling assumes of the network's error in eps or v; it shrinks
+            `x0_hat` where that error is amplified beyond the data's own spread. 0 for no shrinking.
+        clip_stds: estimates of the image are clipped, per DCT coefficient, to the data's mean +- this many standard
+            deviations; None for no clipping. Both take effect once `adapt` has gathered the data's statistics. What a
+            model has sampled with once, it keeps: to change one of its arguments, make a new model from the config.
+        label_dropout: share of the labels that training leaves out, in [0, 1); above 0 the model can be sampled with
+            guidance, and without labels. The network is then given the label num_classes for "none".
+        sampler, num_steps, grid: what `sample` uses unless told otherwise; saved with the model. None is the choice
+            that goes with process and prediction.
         seed: of training.
 
     Example:
@@ -73,17 +71,22 @@ class DiffusionModel(keras.Model):
         process,
         prediction="eps",
         image_shape=None,
+        loss_type="squared_error",
         ema_decay=0.9999,
         clip_norm=1.0,
+        assumed_error=0.05,
         clip_stds=3.0,
-        sampler="ddim",
-        num_steps=50,
+        label_dropout=0.0,
+        sampler=None,
+        num_steps=None,
+        grid=None,
         seed=0,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
-        get_prediction(prediction)
-        check_sampling(sampler, num_steps)
+        get_prediction(prediction, process)
+        if loss_type not in _LOSSES:
+            raise UserError(f"loss_type must be one of {', '.join(_LOSSES)}. Received: {loss_type!r}")
         self.network = network
         self.process = process
         self.prediction = prediction
@@ -91,13 +94,21 @@ class DiffusionModel(keras.Model):
         if image_shape is None:
             raise UserError("image_shape must be (H, W, C) for a network that has no image_shape of its own")
         self.image_shape = tuple(image_shape)
+        self.loss_type = loss_type
         self.ema_decay = ema_decay
         self.clip_norm = clip_norm
+        self.assumed_error = assumed_error
         self.clip_stds = clip_stds
-        self.sampler = sampler
-        self.num_steps = num_steps
-        self.seed = seed
         self.num_classes = getattr(network, "num_classes", None)
+        if not 0.0 <= label_dropout < 1.0 or (label_dropout and self.num_classes is None):
+            raise UserError(f"label_dropout must be in [0, 1), and 0 without labels. Received: {label_dropout}")
+        self.label_dropout = label_dropout
+        self.sampler = sampler or default_sampler(process, prediction)
+        self.num_steps = num_steps or default_num_steps(process, prediction)
+        self.grid = grid
+        self.sampling()  # Checks these three.
+        self.seed = seed
+        _warn_of_much_blur(process, self.image_shape[1])
         # XLA draws other random numbers, and on CPUs it costs more than it gives.
         self.supports_jit = False
         self.loss_tracker = keras.metrics.Mean(name="loss")
@@ -111,9 +122,10 @@ class DiffusionModel(keras.Model):
         # Under replicas every copy gets the same update.
         fixed = {"trainable": False, "aggregation": "only_first_replica"}
         self.freq_mean = self.add_weight(name="freq_mean", shape=self.image_shape, initializer="zeros", **fixed)
-        # An infinite deviation: nothing is clipped.
-        unknown = keras.initializers.Constant(np.inf)
+        unknown = keras.initializers.Constant(UNKNOWN_STD)
         self.freq_std = self.add_weight(name="freq_std", shape=self.image_shape, initializer=unknown, **fixed)
+        if not self.process.ends_in_noise:
+            self.prior = BlurredPrior(self.process, self.image_shape, self.num_classes)
         self.averages = [
             self.add_weight(name=f"average_{i}", shape=weight.shape, dtype=weight.dtype, **fixed)
             for i, weight in enumerate(self.network.trainable_variables)
@@ -123,14 +135,19 @@ class DiffusionModel(keras.Model):
         self.built = True
 
     def adapt(self, batches):
-        """Gathers the statistics of the training images' DCT coefficients, which `sample` clips with.
+        """Gathers what sampling needs to know of the training images: their DCT statistics, and the prior.
 
         Args:
-            batches: a finite iterable of batches `[B, H, W, C]` in [-1, 1], or of `(images, labels)`.
+            batches: a finite iterable of batches `[B, H, W, C]` in [-1, 1], or of `(images, labels)`; labels are needed
+                by a process without noise at the end if the network has labels.
         """
-        mean, std = dct_statistics(keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in batches)
-        self.freq_mean.assign(mean)
-        self.freq_std.assign(std)
+        if self.process.ends_in_noise:
+            statistics = dct_statistics(batches)
+        else:
+            statistics = dct_statistics(batches, self.prior.positions)
+            self.prior.fit(statistics)
+        self.freq_mean.assign(statistics.mean)
+        self.freq_std.assign(statistics.std)
 
     def call(self, inputs, training=False, seed=None):
         """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
@@ -150,24 +167,27 @@ class DiffusionModel(keras.Model):
         return [self.loss_tracker]
 
     def example_losses(self, network, x0, t, eps_freq, label=None):
-        """The squared error of the prediction, averaged over an image.
+        """The error of the prediction, averaged over an image.
 
         Args:
             network: a function of `[z, t]` or `[z, t, label]`.
             x0: images in [-1, 1], `[B, H, W, C]`.
-            t: times, `[B]`.
+            t: times, `[B]`; of the process's levels if the prediction is by level.
             eps_freq: standard normal noise in the DCT basis, `[B, H, W, C]`.
             label: int `[B]`, if the network takes labels.
 
         Returns:
             float32 `[B]`.
         """
-        at_t = self.process.marginal(t, *self.image_shape[:2])
+        prediction, size = get_prediction(self.prediction), self.image_shape[:2]
+        at_t = self.process.marginal(t, *size)
+        at_s = self.process.marginal(self.process.next_level(t), *size) if prediction.by_level else None
         x0_freq = dct2(x0)
         z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
-        target_freq = get_prediction(self.prediction).target(x0_freq, eps_freq, at_t)
-        output = network(self._network_inputs(idct2(z_freq), t, label))
-        return ops.mean(ops.square(ops.cast(output, "float32") - idct2(target_freq)), axis=(1, 2, 3))
+        target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
+        output = network(self.network_inputs(idct2(z_freq), t, label))
+        error = _LOSSES[self.loss_type](ops.cast(output, "float32") - idct2(target_freq))
+        return ops.mean(error, axis=(1, 2, 3))
 
     def make_train_function(self, force=False):
         """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
@@ -180,7 +200,8 @@ class DiffusionModel(keras.Model):
         """One step on this replica's share of the global batch; returns the metrics."""
         x0, label = self._unpack(data)
         seed = fold([0, self.seed], self.optimizer.iterations)
-        t, eps_freq = _draw_time_and_noise(seed, x0)
+        t, eps_freq = self._draw_time_and_noise(seed, x0)
+        label = self._drop_labels(label, fold(seed, _LABEL))
         with tf.GradientTape() as tape:
             losses = self.example_losses(
                 lambda inputs: self(inputs, training=True, seed=fold(seed, _DROPOUT)), x0, t, eps_freq, label
@@ -196,7 +217,7 @@ class DiffusionModel(keras.Model):
     def test_step(self, data):
         """The loss of the averaged weights, with the same draws for every batch."""
         x0, label = self._unpack(data)
-        t, eps_freq = _draw_time_and_noise(fold([1, self.seed]), x0)
+        t, eps_freq = self._draw_time_and_noise(fold([1, self.seed]), x0)
         self.loss_tracker.update_state(self.example_losses(self.averaged_call, x0, t, eps_freq, label))
         return self.get_metrics_result()
 
@@ -208,8 +229,24 @@ class DiffusionModel(keras.Model):
             raise ValueError("A network with num_classes trains on (images, labels). Received: images alone")
         return ops.cast(x0, "float32"), label
 
-    def _network_inputs(self, z, t, label):
+    def network_inputs(self, z, t, label):
+        """`[z, t]`, or `[z, t, label]` for a network with labels."""
         return [z, t] if self.num_classes is None else [z, t, label]
+
+    def _draw_time_and_noise(self, seed, x0):
+        # Times are spread evenly over the global batch from one random start: each is uniform, together they vary less.
+        rows, total = global_rows(ops.shape(x0)[0])
+        start = tf.random.stateless_uniform((), fold(seed, _TIME), alg="philox")
+        t = (start + tf.cast(rows, tf.float32) / tf.cast(total, tf.float32)) % 1.0
+        if get_prediction(self.prediction).by_level:
+            t = self.process.level_time(t)
+        return t, normal_rows(fold(seed, _NOISE), (ops.shape(x0)[0], *x0.shape[1:]))
+
+    def _drop_labels(self, label, seed):
+        if not self.label_dropout:
+            return label
+        dropped = uniform_rows(seed, (ops.shape(label)[0], 1))[:, 0] < self.label_dropout
+        return ops.where(dropped, ops.cast(self.num_classes, "int64"), ops.cast(label, "int64"))
 
     def _apply_gradients(self, gradients, weights):
         # Keras clips each replica's gradient before it sums them. The norm to bound is the sum's.
@@ -232,106 +269,32 @@ class DiffusionModel(keras.Model):
         for average, weight in zip(self.averages, weights):
             average.assign(average + share * (weight - average))
 
-    # Sampling
+    # Evaluation
 
-    def sample(
-        self,
-        seeds,
-        num_steps=None,
-        sampler=None,
-        eta=0.0,
-        labels=None,
-        *,
-        batch_size=None,
-        return_trajectory=False,
-        verbose=False,
-    ):
-        """Draws one image for each seed; an image depends on its own seed (and label) alone.
+    def bits_per_dimension(self, images, labels=None, **settings):
+        """The variational bound of 8-bit images with the averaged weights, in bits per dimension.
 
         Args:
-            seeds: integers `[B]`, any that fit int64.
-            num_steps: calls of the network; None takes the model's own.
-            sampler: "ancestral" or "ddim"; None takes the model's own.
-            eta: in [0, 1]: the noise of "ddim"; 0 is deterministic.
-            labels: integers `[B]` in [0, num_classes), for a model with labels.
-            batch_size: images in memory at once; None chooses.
-            return_trajectory: whether to return every `z_t` instead.
-            verbose: whether to show a progress bar.
+            images: float array `[N, H, W, C]` of 8-bit pixels, scaled to [-1, 1].
+            labels: integers `[N]`, for a model with labels.
+            **settings: num_steps, num_times, grid, seed, batch_size, num_bands and verbose of
+                `likelihood.bits_per_dimension`.
 
         Returns:
-            float32 array `[B, H, W, C]` in [-1, 1]. With return_trajectory `[num_steps + 1, B, H, W, C]`: z_t at
-            t = 1, ..., 0, not clipped.
+            A `likelihood.Bound`. It is that of the network's own estimates: nothing is shrunk or clipped.
 
         Raises:
-            UserError: for an argument that is not allowed.
+            UserError: for a process that does not end in noise, and for arguments that are not allowed.
         """
-        num_steps = self.num_steps if num_steps is None else num_steps
-        sampler = self.sampler if sampler is None else sampler
-        check_sampling(sampler, num_steps, eta, batch_size)
-        seeds = checked_seeds(seeds)
-        labels = checked_labels(labels, self.num_classes, len(seeds))
-        batch_size = batch_size or max(1, _PIXELS_PER_BATCH // (self.image_shape[0] * self.image_shape[1]))
-        block = 1 if return_trajectory else -(-num_steps // _PROGRESS_BLOCKS) if verbose else num_steps
-        results = []
-        with tqdm(total=len(seeds) * num_steps, disable=not verbose, desc="sampling", unit="step") as progress:
-            for first in range(0, len(seeds), batch_size):
-                rows = slice(first, first + batch_size)
-                states = self._sample_batch(seeds[rows], labels[rows], num_steps, sampler, float(eta), block, progress)
-                results.append([idct2(state).numpy() for state in (states if return_trajectory else states[-1:])])
-        images = [np.concatenate(batches) for batches in zip(*results)]
-        return np.stack(images) if return_trajectory else np.clip(images[0], -1.0, 1.0)
+        labels = checked_labels(labels, self.num_classes, self.label_dropout, len(images))
+        prediction = get_prediction(self.prediction)
 
-    def _sample_batch(self, seeds, labels, num_steps, sampler, eta, block, progress):
-        """The state at t = 1 and after every `block` steps, in the DCT basis."""
-        states = [self.start(tf.constant(seeds))]
-        for first in range(0, num_steps, block):
-            last = min(first + block, num_steps)
-            spans = (tf.constant(number, tf.int32) for number in (num_steps, first, last))
-            states.append(self.advance(states[-1], seeds, labels, *spans, sampler, eta))
-            progress.update(len(seeds) * (last - first))
-        return states
+        def denoise(z_freq, t, at_t, at_s, labels):
+            output = self.averaged_call(self.network_inputs(idct2(z_freq), t, labels))
+            output_freq = dct2(ops.cast(output, "float32"))
+            return prediction.estimate(output_freq, z_freq, at_t, at_s, lambda freq, scale, spread: freq)
 
-    @tf.function(autograph=False, reduce_retracing=True)
-    def start(self, seeds):
-        """Traced: the state at t = 1 for int64 seeds `[B]`: standard normal, in the DCT basis."""
-        return normal_by_seed(seeds, 0, self.image_shape)
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def advance(self, z_freq, seeds, labels, num_steps, first, last, sampler, eta):
-        """Traced: the state after step `last - 1` of num_steps, from that before step `first`.
-
-        Args:
-            z_freq: `[B, H, W, C]` in the DCT basis, from `start` or from an earlier call.
-            seeds, labels: int64 `[B]`; labels are not used by a model without.
-            num_steps, first, last: int32 scalars.
-            sampler, eta: Python values.
-        """
-        sampler = get_sampler(sampler)
-
-        def denoise(z_freq, t, at_t):
-            output = ops.cast(self.averaged_call(self._network_inputs(idct2(z_freq), t, labels)), "float32")
-            x0_freq, eps_freq = get_prediction(self.prediction).to_x0_eps(dct2(output), z_freq, at_t)
-            return self._clip(x0_freq, eps_freq, z_freq, at_t)
-
-        def draw_noise(i):
-            return normal_by_seed(seeds, i + 1, self.image_shape)
-
-        return run_steps(
-            lambda *args: sampler.step(*args, eta),
-            denoise,
-            self.process,
-            draw_noise if sampler.draws_noise(eta) else None,
-            z_freq,
-            uniform_times(num_steps),
-            first,
-            last,
-        )
-
-    def _clip(self, x0_freq, eps_freq, z_freq, at_t):
-        # Without this, 1 / alpha_t turns the network's error at high frequencies into an explosion.
-        reach = self.clip_stds * self.freq_std
-        clipped = ops.clip(x0_freq, self.freq_mean - reach, self.freq_mean + reach)
-        return clipped, ops.where(clipped == x0_freq, eps_freq, eps_from_x0(clipped, z_freq, at_t))
+        return bits_per_dimension(images, self.process, denoise, conditions=(labels,), **settings)
 
     # Saving
 
@@ -339,7 +302,8 @@ class DiffusionModel(keras.Model):
         """All arguments, as Keras saves them."""
         serialize = keras.saving.serialize_keras_object
         own = (
-            "prediction", "image_shape", "ema_decay", "clip_norm", "clip_stds", "sampler", "num_steps", "seed",
+            "prediction", "image_shape", "loss_type", "ema_decay", "clip_norm", "assumed_error", "clip_stds",
+            "label_dropout", "sampler", "num_steps", "grid", "seed",
         )  # fmt: skip
         return {
             **super().get_config(),
@@ -356,12 +320,14 @@ class DiffusionModel(keras.Model):
         return cls(**{**config, **parts})
 
 
-def _draw_time_and_noise(seed, x0):
-    # Times are spread evenly over the global batch from one random start: each is uniform, together they vary less.
-    rows, total = global_rows(ops.shape(x0)[0])
-    start = tf.random.stateless_uniform((), fold(seed, _TIME), alg="philox")
-    t = (start + tf.cast(rows, tf.float32) / tf.cast(total, tf.float32)) % 1.0
-    return t, normal_rows(fold(seed, _NOISE), (ops.shape(x0)[0], *x0.shape[1:]))
+def _warn_of_much_blur(process, width):
+    blur_sigma = process.max_blur_sigma(width)
+    if blur_sigma > width:
+        warnings.warn(
+            f"the blur's standard deviation reaches {blur_sigma:g} pixels in an image {width} wide: beyond the "
+            "width there is nothing left to blur",
+            stacklevel=3,
+        )
 
 
 def load_model(path):

@@ -3,26 +3,48 @@
     python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out samples.png
     python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 1000 --out_dir samples
 
-Image number i has the seed --seed + i and depends on it alone: the same seed is the same image in any batch.
+Image number i has the seed --seed + i and depends on it alone: the same seed is the same image in any batch. Other ways
+to use seeds, one at a time:
+
+    --noise_seed 7             starts of their own, all with the noise of seed 7 in the steps
+    --interpolate_to 99        images on the way from --seed to seed 99
+    --detail_seed 50           coarse structure of --seed + i, details of 50 + i
+    --image photo.png --strength 0.6   variations of a picture
+    --trajectory               what one seed's image looked like on its way
 """
 
 import os
 import pathlib
 
+import numpy as np
 from absl import flags
 
 from tf_blurdiff import command_line
+from tf_blurdiff.data import to_unit_range
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.grids import GRIDS
+from tf_blurdiff.image_files import read_image
 from tf_blurdiff.model import load_model
 from tf_blurdiff.pictures import save_grid, save_png
+from tf_blurdiff.samplers import SAMPLERS
 
 _MODEL = flags.DEFINE_string("model", None, "The model, a .keras file.", required=True)
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Calls of the network (default: the model's own).")
-_SAMPLER = flags.DEFINE_string("sampler", None, "ancestral or ddim (default: the model's own).")
+_SAMPLER = flags.DEFINE_enum("sampler", None, list(SAMPLERS), "The sampler (default: the model's own).")
+_GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "Times of the steps (default: the model's or sampler's own).")
 _ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim, from 0 (deterministic) to 1 (ancestral).")
+_DELTA = flags.DEFINE_float("delta", None, "Noise of heat (default: 1.25 times the process's sigma).")
 _SEED = flags.DEFINE_integer("seed", 0, "The first image's seed.")
 _LABELS = flags.DEFINE_list("labels", None, "Labels to take in turn, for a model with labels (default: all classes).")
+_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "Above 1: images more typical of their label.")
+_NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "One seed for the steps' noise of all images.")
+_INTERPOLATE_TO = flags.DEFINE_integer("interpolate_to", None, "Go from --seed to this seed.")
+_DETAIL_SEED = flags.DEFINE_integer("detail_seed", None, "The first image's seed of details.")
+_CUTOFF = flags.DEFINE_float("cutoff", 0.25, "For --detail_seed: where details begin, of the highest frequency.")
+_IMAGE = flags.DEFINE_string("image", None, "A picture to start from.")
+_STRENGTH = flags.DEFINE_float("strength", 1.0, "With --image: how much of the process is undone, from 0 to 1.")
+_TRAJECTORY = flags.DEFINE_bool("trajectory", False, "Show z_t of the first seed at --num_images times of its way.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at once (default: by their size).", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png).")
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for one PNG file per image, named after its seed.")
@@ -32,25 +54,82 @@ def main():
     """Samples, and says where the pictures are."""
     if _NUM_IMAGES.value < 1:
         raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")
+    way = _way()
     out, out_dir = _places()
     model = load_model(_MODEL.value)
-    seeds = range(_SEED.value, _SEED.value + _NUM_IMAGES.value)
-    images = model.sample(
-        seeds,
-        num_steps=_NUM_STEPS.value,
-        sampler=_SAMPLER.value,
-        eta=_ETA.value,
-        labels=_labels(model.num_classes, len(seeds)),
-        batch_size=_BATCH_SIZE.value,
-        verbose=True,
-    )
+    names, images = way(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:
         save_grid(images, out)
         print(f"grid: {out}")
     if out_dir:
-        for seed, image in zip(seeds, images):
-            save_png(image, out_dir / f"seed_{seed}.png")
-        print(f"images: {out_dir}/seed_*.png")
+        for name, image in zip(names, images):
+            save_png(image, out_dir / f"{name}.png")
+        print(f"images: {out_dir}/{names[0]}.png ...")
+
+
+def _way():
+    """The one way of sampling that the flags ask for: a function of the model and the number of seeds."""
+    ways = {
+        "noise_seed": (_NOISE_SEED, _from_seeds),
+        "interpolate_to": (_INTERPOLATE_TO, _between_seeds),
+        "detail_seed": (_DETAIL_SEED, _from_bands),
+        "image": (_IMAGE, _from_image),
+        "trajectory": (_TRAJECTORY, _trajectory),
+    }
+    asked = [name for name, (flag, _) in ways.items() if flag.value not in (None, False)]
+    if len(asked) > 1:
+        raise UserError(f"give one of --{' and --'.join(asked)}, not both")
+    return ways[asked[0]][1] if asked else _from_seeds
+
+
+def _from_seeds(model, count):
+    noise_seeds = None if _NOISE_SEED.value is None else [_NOISE_SEED.value] * count
+    seeds = _seeds(_SEED.value, count)
+    return _names(seeds), model.sample(seeds, noise_seeds=noise_seeds, **_sampling(model, count))
+
+
+def _between_seeds(model, count):
+    images = model.interpolate(_SEED.value, _INTERPOLATE_TO.value, count, **_sampling(model, count))
+    return [f"between_{number}" for number in range(count)], images
+
+
+def _from_bands(model, count):
+    seeds, others = _seeds(_SEED.value, count), _seeds(_DETAIL_SEED.value, count)
+    return _names(seeds), model.mix_bands(seeds, others, _CUTOFF.value, **_sampling(model, count))
+
+
+def _from_image(model, count):
+    image = to_unit_range(read_image(_IMAGE.value, model.image_shape)).numpy()
+    seeds, images = _seeds(_SEED.value, count), np.repeat(image[None], count, axis=0)
+    return _names(seeds), model.sample(seeds, images=images, strength=_STRENGTH.value, **_sampling(model, count))
+
+
+def _trajectory(model, count):
+    images = model.sample([_SEED.value], return_trajectory=True, **_sampling(model, 1))[:, 0]
+    shown = np.unique(np.linspace(0, len(images) - 1, _NUM_IMAGES.value).round().astype(int))
+    return [f"step_{number}" for number in shown], images[shown]
+
+
+def _sampling(model, count):
+    return {
+        "num_steps": _NUM_STEPS.value,
+        "sampler": _SAMPLER.value,
+        "grid": _GRID.value,
+        "eta": _ETA.value,
+        "delta": _DELTA.value,
+        "labels": _labels(model.num_classes, count),
+        "guidance_scale": _GUIDANCE_SCALE.value,
+        "batch_size": _BATCH_SIZE.value,
+        "verbose": True,
+    }
+
+
+def _seeds(first, count):
+    return list(range(first, first + count))
+
+
+def _names(seeds):
+    return [f"seed_{seed}" for seed in seeds]
 
 
 def _labels(num_classes, count):

@@ -1,14 +1,22 @@
 """Schedules: functions of the diffusion time t in [0, 1].
 
-A noise schedule gives `(log a_t, log sigma_t)`: how much signal is left and how much noise has come.
-A dissipation schedule gives `blur_sigma`, the blur's standard deviation in pixels.
+A noise schedule gives `(log a_t, log sigma_t)`: how much signal is left and how much noise has come. It has noise at
+all (`has_noise`) or none, and ends in nothing but noise (`ends_in_noise`) or in the image.
+A dissipation schedule gives `blur_sigma`, the blur's standard deviation in the process's unit, at most
+`sigma_blur_max`.
 """
 
 import dataclasses
 import math
 
 import keras
+import numpy as np
 from keras import ops
+
+# DDPM's levels: log a_t at each of its betas, and how it goes on to the next.
+_BETAS = 1000
+_EXACT_LOG_A = 0.5 * np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, _BETAS)))
+_LOG_A, _LOG_A_FALL = _EXACT_LOG_A.astype("float32"), np.diff(_EXACT_LOG_A).astype("float32")
 
 
 class Schedule:
@@ -43,6 +51,7 @@ class CosineNoise(Schedule):
 
     logsnr_min: float = -10.0
     logsnr_max: float = 10.0
+    has_noise = ends_in_noise = True
 
     def __post_init__(self):
         if not self.logsnr_min < self.logsnr_max:
@@ -50,19 +59,92 @@ class CosineNoise(Schedule):
 
     def __call__(self, t):
         """Returns `(log a_t, log sigma_t)`, each of t's shape."""
-        start = math.atan(math.exp(-self.logsnr_max / 2))
-        left_at_end = math.atan(math.exp(self.logsnr_min / 2))
-        span = math.pi / 2 - left_at_end - start
+        start, span, left_at_end = self._angles()
         # cos(angle) as the sine of the complement: exact where the signal is almost gone.
         log_a = ops.log(ops.sin(left_at_end + span * (1.0 - t)))
         log_sigma = ops.log(ops.sin(start + span * t))
         return log_a, log_sigma
 
+    def time_of(self, half_logsnr):
+        """The time t at which `log a_t - log sigma_t` is half_logsnr."""
+        start, span, _ = self._angles()
+        return (ops.arctan(ops.exp(-half_logsnr)) - start) / span
+
+    def _angles(self):
+        start = math.atan(math.exp(-self.logsnr_max / 2))
+        left_at_end = math.atan(math.exp(self.logsnr_min / 2))
+        return start, math.pi / 2 - left_at_end - start, left_at_end
+
+
+@keras.saving.register_keras_serializable("tf_blurdiff")
+@dataclasses.dataclass(frozen=True)
+class LinearBetaNoise(Schedule):
+    """DDPM's variance-preserving schedule: 1000 levels whose betas rise linearly from 1e-4 to 0.02.
+
+    `a_t^2` is the product of `1 - beta` up to level number `999 t`, and `sigma_t^2 = 1 - a_t^2`. Between two levels
+    `log a_t` is interpolated.
+
+    Example:
+        >>> log_a, log_sigma = LinearBetaNoise()(np.array([0.0, 1.0], "float32"))
+        >>> [round(float(value), 4) for value in np.exp(log_sigma)]
+        [0.01, 1.0]
+
+    Reference: Ho et al., Denoising Diffusion Probabilistic Models, 2020, section 4.
+    """
+
+    has_noise = ends_in_noise = True
+
+    def __call__(self, t):
+        """Returns `(log a_t, log sigma_t)`, each of t's shape."""
+        position = ops.clip(ops.convert_to_tensor(t, "float32"), 0.0, 1.0) * (_BETAS - 1)
+        index = ops.cast(ops.minimum(ops.floor(position), _BETAS - 2), "int32")
+        log_a = ops.take(_LOG_A, index) + (position - ops.cast(index, "float32")) * ops.take(_LOG_A_FALL, index)
+        return log_a, 0.5 * ops.log(-ops.expm1(2.0 * log_a))
+
+    def time_of(self, half_logsnr):
+        """The time t at which `log a_t - log sigma_t` is half_logsnr."""
+        log_a = 0.5 * ops.log_sigmoid(2.0 * ops.convert_to_tensor(half_logsnr, "float32"))
+        index = ops.clip(ops.searchsorted(-_LOG_A, -ops.reshape(log_a, (-1,)), side="right") - 1, 0, _BETAS - 2)
+        index = ops.reshape(index, ops.shape(log_a))
+        part = (log_a - ops.take(_LOG_A, index)) / ops.take(_LOG_A_FALL, index)
+        return (ops.cast(index, "float32") + part) / (_BETAS - 1)
+
+
+@keras.saving.register_keras_serializable("tf_blurdiff")
+@dataclasses.dataclass(frozen=True)
+class ConstantNoise(Schedule):
+    """The image keeps its strength and has the same noise at all times: `a_t = 1`, `sigma_t = sigma`, which may be 0.
+
+    Example:
+        >>> log_a, log_sigma = ConstantNoise(0.02)(np.array([0.5], "float32"))
+        >>> float(log_a[0]), round(float(np.exp(log_sigma)[0]), 4)
+        (0.0, 0.02)
+
+    Reference: Rissanen et al., Generative Modelling With Inverse Heat Dissipation, 2023, section 3.2.
+    """
+
+    sigma: float
+    ends_in_noise = False
+
+    def __post_init__(self):
+        if not self.sigma >= 0:
+            raise ValueError(f"sigma must be 0 or more. Received: {self.sigma}")
+
+    @property
+    def has_noise(self):
+        """Whether sigma is above 0."""
+        return self.sigma > 0
+
+    def __call__(self, t):
+        """Returns `(log a_t, log sigma_t)`, each of t's shape; log sigma_t is -inf without noise."""
+        log_a = ops.zeros_like(ops.convert_to_tensor(t, "float32"))
+        return log_a, log_a + (math.log(self.sigma) if self.has_noise else -math.inf)
+
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
 @dataclasses.dataclass(frozen=True)
 class SinSquaredBlur(Schedule):
-    """`blur_sigma(t) = sigma_blur_max sin^2(pi t / 2)`, in pixels; 0 means no blur at any time.
+    """`blur_sigma(t) = sigma_blur_max sin^2(pi t / 2)`; 0 means no blur at any time.
 
     Example:
         >>> round(float(SinSquaredBlur(20.0)(0.5)), 4)
@@ -75,8 +157,57 @@ class SinSquaredBlur(Schedule):
 
     def __post_init__(self):
         if not self.sigma_blur_max >= 0:
-            raise ValueError(f"sigma_blur_max must be 0 or more pixels. Received: {self.sigma_blur_max}")
+            raise ValueError(f"sigma_blur_max must be 0 or more. Received: {self.sigma_blur_max}")
 
     def __call__(self, t):
-        """Returns blur_sigma in pixels, of t's shape."""
+        """Returns blur_sigma, of t's shape."""
         return self.sigma_blur_max * ops.square(ops.sin(0.5 * math.pi * t))
+
+
+@keras.saving.register_keras_serializable("tf_blurdiff")
+@dataclasses.dataclass(frozen=True)
+class SinBlur(SinSquaredBlur):
+    """`blur_sigma(t) = sigma_blur_max sin(pi t / 2)`: much blur early.
+
+    Example:
+        >>> round(float(SinBlur(20.0)(0.5)), 4)
+        14.1421
+
+    Reference: Hoogeboom and Salimans, 2023, section 5.2.
+    """
+
+    def __call__(self, t):
+        """Returns blur_sigma, of t's shape."""
+        return self.sigma_blur_max * ops.sin(0.5 * math.pi * t)
+
+
+@keras.saving.register_keras_serializable("tf_blurdiff")
+@dataclasses.dataclass(frozen=True)
+class LogSpacedBlur(Schedule):
+    """Levels `k = 1 ... num_levels` at `t = k / num_levels`, log-spaced from sigma_blur_min to sigma_blur_max.
+
+    Between levels the logarithm is interpolated; below the first one, blur_sigma rises linearly from 0 at t = 0.
+
+    Example:
+        >>> LogSpacedBlur(1.0, 100.0, num_levels=3)(np.array([0, 1 / 3, 2 / 3, 1], "float32")).numpy().round(2).tolist()
+        [0.0, 1.0, 10.0, 100.0]
+
+    Reference: Rissanen et al., Generative Modelling With Inverse Heat Dissipation, 2023, appendix A.
+    """
+
+    sigma_blur_min: float
+    sigma_blur_max: float
+    num_levels: int
+
+    def __post_init__(self):
+        if not 0 < self.sigma_blur_min < self.sigma_blur_max:
+            given = f"{self.sigma_blur_min}, {self.sigma_blur_max}"
+            raise ValueError(f"sigma_blur_min must be above 0 and below sigma_blur_max. Received: {given}")
+        if isinstance(self.num_levels, bool) or not isinstance(self.num_levels, int) or self.num_levels < 2:
+            raise ValueError(f"num_levels must be an integer of 2 or more. Received: {self.num_levels!r}")
+
+    def __call__(self, t):
+        """Returns blur_sigma, of t's shape."""
+        level = ops.convert_to_tensor(t, "float32") * self.num_levels
+        growth = math.log(self.sigma_blur_max / self.sigma_blur_min) / (self.num_levels - 1)
+        return self.sigma_blur_min * ops.minimum(level, 1.0) * ops.exp(growth * ops.maximum(level - 1.0, 0.0))

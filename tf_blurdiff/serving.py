@@ -15,7 +15,7 @@ from tf_blurdiff.cpp_runtime import run_in_cpp_runtime
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.dct import idct2
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.samplers import check_sampling
+from tf_blurdiff.stateless_random import SeededNoise
 
 # What the export is checked with, and what the server runs before it reports ready.
 _KNOWN_SEEDS = (0, 1, 2, 3)
@@ -25,47 +25,59 @@ _ASSETS = "assets.extra"
 class _Served(tf.Module):
     """Holds the variables that an export needs, and the traced signatures."""
 
-    def __init__(self, model, num_steps, sampler, eta):
+    def __init__(self, model, settings, times):
         super().__init__()
         # The weights in training are not served.
         kept = [*model.averages, *model.network.non_trainable_variables, model.freq_mean, model.freq_std]
+        if not model.process.ends_in_noise:
+            kept += model.prior.variables
         self.kept_variables = [variable.value for variable in kept]
         inputs = [tf.TensorSpec([None], tf.int64, name="seed")]
         if model.num_classes is not None:
             inputs.append(tf.TensorSpec([None], tf.int64, name="label"))
-
-        def images(seed, label=None):
-            label = tf.zeros_like(seed) if label is None else label
-            spans = (tf.constant(number, tf.int32) for number in (num_steps, 0, num_steps))
-            return to_uint8(idct2(model.advance(model.start(seed), seed, label, *spans, sampler, eta)))
-
-        def png(*arguments):
-            encoded = tf.map_fn(tf.io.encode_png, images(*arguments), fn_output_signature=tf.string)
-            return {"image_bytes": encoded}
+        if model.label_dropout:
+            inputs.append(tf.TensorSpec([None], tf.float32, name="guidance_scale"))
 
         def trace(function):
             return tf.function(function, input_signature=inputs, autograph=False)
 
-        self.traced = {"serving_default": trace(lambda *a: {"image": images(*a)}), "png": trace(png)}
+        def sample(seed, label=None, guidance_scale=None):
+            label = tf.zeros_like(seed) if label is None else label
+            guidance_scale = tf.ones(tf.shape(seed)) if guidance_scale is None else guidance_scale
+            noise = SeededNoise(seed)
+            state = model.first_state(model.start(noise, label), settings)
+            span = tf.constant(0), tf.constant(settings.num_steps)
+            state = model.advance(state, noise, label, guidance_scale, times, *span, settings)
+            return tf.clip_by_value(idct2(state[0]), -1.0, 1.0)
+
+        def png(*arguments):
+            encoded = tf.map_fn(tf.io.encode_png, to_uint8(self.sample(*arguments)), fn_output_signature=tf.string)
+            return {"image_bytes": encoded}
+
+        # Not a signature, but there for who loads the export in Python: float32 images in [-1, 1].
+        self.sample = trace(sample)
+        self.traced = {"serving_default": trace(lambda *a: {"image": to_uint8(self.sample(*a))}), "png": trace(png)}
 
 
-def export_savedmodel(model, base_dir, version=None, num_steps=None, sampler=None, eta=0.0):
+def export_savedmodel(model, base_dir, version=None, num_steps=None, sampler=None, eta=0.0, grid=None, delta=None):
     """Writes `<base_dir>/<version>/`, complete or not at all, for TF Serving.
 
-    Signatures: `serving_default`, seed int64 `[B]` (and label int64 `[B]` for a model with labels) to image uint8
-    `[B, H, W, C]`; `png`, the same inputs to image_bytes, `[B]` PNG files.
+    Signatures: `serving_default`, seed int64 `[B]` to image uint8 `[B, H, W, C]`; `png`, the same inputs to
+    image_bytes, `[B]` PNG files. A model with labels also takes label int64 `[B]`, and one trained with label dropout
+    guidance_scale float32 `[B]`; its label num_classes is "none".
 
     Args:
         model: a `DiffusionModel`.
         base_dir: the folder that the server watches.
         version: integer of 1 or more; None takes the next.
-        num_steps, sampler, eta: as in `DiffusionModel.sample`; None takes the model's own.
+        num_steps, sampler, eta, grid, delta: as in `DiffusionModel.sample`; None takes the model's own.
 
     Returns:
         The path of the export.
 
     Raises:
-        UserError: if the version is there already, or for a sampler or num_steps that is not allowed.
+        UserError: if the version is there already, for a sampler or num_steps that is not allowed, or if the process
+            starts from blurred data and `adapt` has not told the model what that looks like.
 
     Example:
         >>> import tempfile
@@ -75,10 +87,8 @@ def export_savedmodel(model, base_dir, version=None, num_steps=None, sampler=Non
         >>> bd.export_savedmodel(model, tempfile.mkdtemp(), num_steps=2).name
         '1'
     """
-    num_steps = model.num_steps if num_steps is None else num_steps
-    sampler = model.sampler if sampler is None else sampler
-    check_sampling(sampler, num_steps, eta)
-    num_steps, eta = int(num_steps), float(eta)  # NumPy's numbers have no place in JSON.
+    settings, times = model.sampling(sampler, num_steps, grid, eta, delta)
+    model.check_prior()
     base_dir = pathlib.Path(base_dir)
     final = base_dir / str(_free_version(base_dir, version))
     # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
@@ -86,9 +96,9 @@ def export_savedmodel(model, base_dir, version=None, num_steps=None, sampler=Non
     try:
         base_dir.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
-        served = _Served(model, num_steps, sampler, eta)
+        served = _Served(model, settings, times)
         tf.saved_model.save(served, str(temporary), signatures=served.traced)
-        _add_assets(model, temporary / _ASSETS, num_steps, sampler, eta)
+        _add_assets(model, temporary / _ASSETS, settings)
         os.rename(temporary, final)
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
@@ -109,16 +119,18 @@ def _free_version(base_dir, version):
     return version
 
 
-def _add_assets(model, folder, num_steps, sampler, eta):
+def _add_assets(model, folder, settings):
     folder.mkdir()
     feeds = {"seed": np.array(_KNOWN_SEEDS, np.int64)}
     if model.num_classes is not None:
         feeds["label"] = np.arange(len(_KNOWN_SEEDS)) % model.num_classes
+    if model.label_dropout:
+        feeds["guidance_scale"] = np.linspace(1.0, 2.0, len(_KNOWN_SEEDS), dtype=np.float32)
     _write_warmup(folder / "tf_serving_warmup_requests", feeds)
-    images = model.sample(feeds["seed"], num_steps, sampler, eta, labels=feeds.get("label"))
+    conditions = {"labels": feeds.get("label"), "guidance_scale": feeds.get("guidance_scale", 1.0)}
+    images = model.sample(feeds["seed"], **settings._asdict(), **conditions)
     np.savez(folder / "known_images.npz", image=to_uint8(images).numpy(), **feeds)
-    settings = {"num_steps": num_steps, "sampler": sampler, "eta": eta}
-    (folder / "sampling.json").write_text(json.dumps(settings) + "\n")
+    (folder / "sampling.json").write_text(json.dumps(settings._asdict()) + "\n")
 
 
 def _write_warmup(path, feeds):

@@ -5,6 +5,7 @@ draws the same numbers whichever replica works on it.
 """
 
 import math
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -61,6 +62,26 @@ def normal_by_seed(seeds, stream, shape):
     pairs = tf.stack([seeds, tf.fill(tf.shape(seeds), tf.cast(stream, tf.int64))], axis=1)
     draw = lambda pair: tf.random.stateless_normal(shape, pair, alg="philox")
     return tf.map_fn(draw, pairs, fn_output_signature=tf.TensorSpec(shape, tf.float32))
+
+
+class SeededNoise(NamedTuple):
+    """Standard normal numbers for each image, from its own seed, or mixed from two seeds.
+
+    A mixture is `weight * of the seed + other_weight * of the other seed`; where the weights' squares sum to 1 it is
+    standard normal again. Seeds are int64 `[B]`, weights float32 that broadcast with `[B, H, W, C]`.
+    """
+
+    seeds: object
+    other_seeds: object = None
+    weight: object = None
+    other_weight: object = None
+
+    def draw(self, stream, shape):
+        """float32 `[B, *shape]`; see `normal_by_seed`."""
+        numbers = normal_by_seed(self.seeds, stream, shape)
+        if self.other_seeds is None:
+            return numbers
+        return self.weight * numbers + self.other_weight * normal_by_seed(self.other_seeds, stream, shape)
 
 
 def global_rows(batch_size):

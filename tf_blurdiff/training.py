@@ -179,7 +179,10 @@ class Run:
         return training_batches(self.images, batch_size, seed, start_step=step, flip=self.flip, labels=labels)
 
     def _image_batches(self):
-        batches = self.images.single_images().batch(_STATISTICS_BATCH).map(to_unit_range)
+        # Labels choose where sampling starts, in a process that does not end in noise.
+        labels = self.model.num_classes is not None
+        singles = self.images.single_images(labels=labels).batch(_STATISTICS_BATCH)
+        batches = singles.map(lambda pixels, *label: (to_unit_range(pixels), *label))
         total = -(-self.images.num_images // _STATISTICS_BATCH)
         return tqdm(batches, total=total, desc="statistics", unit="batch", disable=not self.verbose)
 

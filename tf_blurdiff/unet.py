@@ -20,11 +20,12 @@ class UNet(keras.Model):
         attention_resolutions: the heights at which self-attention follows every residual block. In the middle of the
             lowest level there is self-attention in any case.
         dropout: rate inside the residual blocks.
-        num_classes: number of labels, or None for a network without labels.
+        num_classes: number of labels, or None for a network without labels. The label `num_classes` itself means that
+            none is given: label dropout and classifier-free guidance use it.
 
     Call arguments:
         inputs: `[z, t]` or, with num_classes, `[z, t, label]`: images `[B, H, W, C]`, times float `[B]` in [0, 1],
-            labels int `[B]` in [0, num_classes).
+            labels int `[B]` in [0, num_classes].
         training: whether dropout is on.
         seed: integer `[2]` of which dropout is then a function; None leaves it to Keras.
 
@@ -115,7 +116,7 @@ class UNet(keras.Model):
         self.time_dense_in = keras.layers.Dense(width, activation="silu", dtype=dtype)
         self.time_dense_out = keras.layers.Dense(width, dtype=dtype)
         if self.num_classes is not None:
-            self.label_embedding = keras.layers.Embedding(self.num_classes, width, dtype=dtype)
+            self.label_embedding = keras.layers.Embedding(self.num_classes + 1, width, dtype=dtype)
 
     def _make_blocks(self):
         dtype = self.dtype_policy

@@ -1,0 +1,68 @@
+"""The four families on the digits, side by side: one picture, one table.
+
+    python benchmarks/digits_families.py --runs runs --out docs/families.png
+
+It expects the models of the configs digits, digits_gaussian, digits_heat_dissipation and digits_cold in folders of
+these names: the same network, trained for the same number of steps. Each samples with its own sampler and steps. The
+distances are those of digits_solvers.py; no figure here is an FID.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+from digits_scores import Scores
+from PIL import Image, ImageDraw
+
+from tf_blurdiff import command_line
+from tf_blurdiff.data import to_uint8
+from tf_blurdiff.model import load_model
+from tf_blurdiff.pictures import image_grid
+
+_RUNS = flags.DEFINE_string("runs", "runs", "The folder of the run directories.")
+_OUT = flags.DEFINE_string("out", "docs/families.png", "The picture.")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 2048, "Samples for the table.", lower_bound=36)
+
+FAMILIES = {
+    "gaussian": "digits_gaussian",
+    "blurring": "digits",
+    "heat dissipation": "digits_heat_dissipation",
+    "cold": "digits_cold",
+}
+_SHOWN, _ZOOM, _MARGIN = 36, 5, 24
+
+
+def main():
+    """Prints the table and writes the picture."""
+    scores = Scores()
+    print("half/half: pixels {:.3f}, hidden layer {:.3f}".format(*scores.floors))
+    print("| family | prediction | sampler | calls | pixels | hidden layer | outside, of 1000 |")
+    print("|---|---|---|---|---|---|---|")
+    sheets = {"real": _sheet(scores.real[:_SHOWN])}
+    for family, name in FAMILIES.items():
+        model = load_model(pathlib.Path(_RUNS.value) / name / "model.keras")
+        samples = model.sample(range(_NUM_IMAGES.value), return_trajectory=True)[-1]
+        row = "{:.2f} | {:.2f} | {:.1f}".format(*scores.row(samples))
+        print(f"| {family} | {model.prediction} | {model.sampler} | {model.num_steps} | {row} |", flush=True)
+        sheets[family] = _sheet(samples[:_SHOWN])
+    _picture(sheets).save(_OUT.value)
+    print(f"picture: {_OUT.value}")
+
+
+def _sheet(images):
+    large = to_uint8(images).numpy().repeat(_ZOOM, axis=1).repeat(_ZOOM, axis=2)
+    return image_grid(large)[:, :, 0]
+
+
+def _picture(sheets):
+    height, width = next(iter(sheets.values())).shape
+    picture = Image.new("L", (len(sheets) * (width + _MARGIN) - _MARGIN, height + _MARGIN), 255)
+    for number, (name, sheet) in enumerate(sheets.items()):
+        left = number * (width + _MARGIN)
+        ImageDraw.Draw(picture).text((left + 4, 6), name, fill=0)
+        picture.paste(Image.fromarray(np.ascontiguousarray(sheet)), (left, _MARGIN))
+    return picture
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,111 @@
+"""What sampling is given: defaults, and errors that say what is allowed."""
+
+import math
+
+import numpy as np
+
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.grids import get_grid
+from tf_blurdiff.predictions import get_prediction
+from tf_blurdiff.samplers import Sampling, get_sampler
+
+# Rissanen et al., 2023: what sampling adds is best a little above what training did.
+_DELTA_OVER_SIGMA = 1.25
+
+
+def check_sampling(process, prediction, sampler, num_steps, grid, eta=0.0, delta=0.0):
+    """Returns a `Sampling`, or raises a UserError that says what is allowed."""
+    chosen = get_sampler(sampler, process, prediction)
+    check_count("num_steps", num_steps)
+    get_grid(grid)
+    if not _is_number(eta) or not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
+    if not _is_number(delta) or not 0.0 <= delta < math.inf:
+        raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
+    if get_prediction(prediction).by_level and (num_steps, grid) != (process.num_levels, "uniform"):
+        raise UserError(
+            f"prediction {prediction!r} goes from level to level: num_steps must be {process.num_levels} and grid "
+            f"uniform. Received: {num_steps}, {grid}"
+        )
+    if eta and sampler != "ddim":
+        raise UserError(f"eta is for the sampler ddim; with {sampler} it must be 0. Received: {eta!r}")
+    return Sampling(sampler, int(num_steps), grid, float(eta), float(delta) if chosen is get_sampler("heat") else 0.0)
+
+
+def default_delta(process):
+    """The standard deviation of what "heat" draws: 1.25 times the process's sigma."""
+    return 0.0 if process.ends_in_noise else _DELTA_OVER_SIGMA * process.noise.sigma
+
+
+def default_sampler(process, prediction):
+    """The sampler of a model that names none."""
+    if get_prediction(prediction).by_level:
+        return "heat"
+    if get_sampler("multistep3").allowed(process, prediction):
+        return "multistep3"
+    return "ddim" if process.has_noise else "cold"
+
+
+def default_num_steps(process, prediction):
+    """Calls of the network of a model that names no number."""
+    if get_prediction(prediction).by_level:
+        return process.num_levels
+    return 20 if process.ends_in_noise else 50
+
+
+def check_count(name, value):
+    """Raises a UserError unless the value is an integer of 1 or more."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 1 <= value < 2**31:
+        raise UserError(f"{name} must be an integer of 1 or more, below 2^31. Received: {value!r}")
+
+
+def checked_seeds(seeds, name="seeds", count=None):
+    """Seeds as int64 `[B]`, or a UserError: B is at least 1 (or `count`), and no seed is rounded or wrapped."""
+    given, seeds = seeds, np.asarray(seeds)
+    fits = seeds.dtype.kind in "iu" and seeds.ndim == 1 and len(seeds) and seeds.max() < 2**63
+    if not fits or count not in (None, len(seeds)):
+        wanted = "at least one integer" if count is None else f"{count} integers"
+        raise UserError(f"{name} must be a list of {wanted} of 64 bits. Received: {given!r}")
+    return seeds.astype(np.int64)
+
+
+def _is_number(value):
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def checked_labels(labels, num_classes, label_dropout, count):
+    """Labels as int64 `[count]`, num_classes for none, zeros for a model without; or a UserError."""
+    if num_classes is None:
+        if labels is not None:
+            raise UserError("This model has no labels (its network's num_classes is None). Received: labels")
+        return np.zeros(count, np.int64)
+    if labels is None and label_dropout:
+        return np.full(count, num_classes, np.int64)
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise UserError(f"labels must be {count} integers, one for each seed. Received: {labels!r}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(f"labels must be in [0, {num_classes}). Received: {labels!r}")
+    return labels.astype(np.int64)
+
+
+def checked_guidance_scale(guidance_scale, label_dropout, count):
+    """Guidance scales as float32 `[count]`, or a UserError."""
+    scale = np.asarray(guidance_scale)
+    is_number = scale.dtype.kind in "iuf" and scale.shape in ((), (count,))
+    if not is_number or not (np.isfinite(scale) & (scale >= 0)).all():
+        raise UserError(f"guidance_scale must be 0 or more, one number or one a seed. Received: {guidance_scale!r}")
+    if (scale != 1).any() and not label_dropout:
+        raise UserError(
+            f"guidance_scale {guidance_scale!r} needs a model that was trained with labels and label_dropout > 0"
+        )
+    return np.broadcast_to(scale, (count,)).astype(np.float32)
+
+
+def checked_images(images, image_shape, count):
+    """Images as float32 `[count, H, W, C]`, or a UserError."""
+    images = np.asarray(images)
+    if images.shape != (count, *image_shape) or images.dtype.kind != "f" or np.abs(images).max() > 1.0:
+        expected = f"floats in [-1, 1] of shape {(count, *image_shape)}"
+        raise UserError(f"images must be {expected}. Received: {images.dtype} of shape {images.shape}")
+    return images.astype(np.float32)
