@@ -23,9 +23,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "The first sample's seed.")
 
 _SURE = 0.9
 SAMPLERS = [
-    *(("ddim", num_steps, 0.0) for num_steps in (5, 10, 20, 50, 100)),
-    *(("ddim", num_steps, 0.5) for num_steps in (20, 50)),
-    *(("ancestral", num_steps, 0.0) for num_steps in (20, 50, 250)),
+    *(("multistep3", num_steps, 0.0) for num_steps in (5, 10, 20, 50)),
+    *(("ddim", num_steps, eta) for num_steps in (20, 50) for eta in (0.0, 0.5)),
+    *(("ancestral", num_steps, 0.0) for num_steps in (50, 250)),
 ]
 
 

@@ -329,9 +329,9 @@ PROCESSES = [
 def library_allows(config_process, prediction, sampler, num_steps, grid):
     """What a model of these would say, its own choices filled in."""
     try:
-        by_level = predictions.get_prediction(prediction, config_process).by_level
+        predictions.get_prediction(prediction, config_process)
         sampler = sampler or sampling_arguments.default_sampler(config_process, prediction)
-        num_steps = num_steps or (config_process.num_levels if by_level else 50)
+        num_steps = num_steps or sampling_arguments.default_num_steps(config_process, prediction)
         grid = grid or samplers.get_sampler(sampler).grid
         sampling_arguments.check_sampling(config_process, prediction, sampler, num_steps, grid)
         grids.GRIDS[grid](num_steps, config_process)
@@ -582,7 +582,7 @@ def test_build_model():
 @pytest.mark.parametrize(
     "preset, prediction, loss_type, sampler, num_steps",
     [
-        ("gaussian", "eps", "squared_error", "ddim", 50),
+        ("gaussian", "eps", "squared_error", "multistep3", 20),
         ("heat_dissipation", "less_blurred", "squared_error", "heat", 200),
         ("cold", "x0", "absolute_error", "cold", 50),
     ],
