@@ -23,6 +23,7 @@ from tf_blurdiff.sampling_arguments import (
     checked_images,
     checked_labels,
     checked_seeds,
+    checked_strength,
     default_delta,
 )
 from tf_blurdiff.stateless_random import SeededNoise
@@ -199,10 +200,9 @@ class SamplingMethods:
         sampler = self.sampler if sampler is None else sampler
         num_steps = self.num_steps if num_steps is None else num_steps
         grid = grid or self.grid or get_sampler(sampler).grid
-        delta = default_delta(self.process) if delta is None else delta
+        delta = default_delta(self.process, sampler) if delta is None else delta
         settings = check_sampling(self.process, self.prediction, sampler, num_steps, grid, eta, delta)
-        if isinstance(strength, bool) or not 0.0 < strength <= 1.0:
-            raise UserError(f"strength must be in (0, 1]. Received: {strength!r}")
+        strength = checked_strength(strength)
         if get_prediction(self.prediction).by_level and strength < 1.0:
             level = max(1, round(strength * num_steps))
             settings, strength = settings._replace(num_steps=level), level / num_steps

@@ -15,7 +15,7 @@ _DELTA_OVER_SIGMA = 1.25
 
 def check_sampling(process, prediction, sampler, num_steps, grid, eta=0.0, delta=0.0):
     """Returns a `Sampling`, or raises a UserError that says what is allowed."""
-    chosen = get_sampler(sampler, process, prediction)
+    get_sampler(sampler, process, prediction)
     check_count("num_steps", num_steps)
     get_grid(grid)
     if not _is_number(eta) or not 0.0 <= eta <= 1.0:
@@ -27,14 +27,22 @@ def check_sampling(process, prediction, sampler, num_steps, grid, eta=0.0, delta
             f"prediction {prediction!r} goes from level to level: num_steps must be {process.num_levels} and grid "
             f"uniform. Received: {num_steps}, {grid}"
         )
-    if eta and sampler != "ddim":
-        raise UserError(f"eta is for the sampler ddim; with {sampler} it must be 0. Received: {eta!r}")
-    return Sampling(sampler, int(num_steps), grid, float(eta), float(delta) if chosen is get_sampler("heat") else 0.0)
+    for name, value, owner in (("eta", eta, "ddim"), ("delta", delta, "heat")):
+        if value and sampler != owner:
+            raise UserError(f"{name} is for the sampler {owner}; with {sampler} it must be 0. Received: {value!r}")
+    return Sampling(sampler, int(num_steps), grid, float(eta), float(delta))
 
 
-def default_delta(process):
-    """The standard deviation of what "heat" draws: 1.25 times the process's sigma."""
-    return 0.0 if process.ends_in_noise else _DELTA_OVER_SIGMA * process.noise.sigma
+def default_delta(process, sampler):
+    """The standard deviation of what "heat" draws, 1.25 times the process's sigma; 0 for other samplers."""
+    return _DELTA_OVER_SIGMA * process.noise.sigma if sampler == "heat" and not process.ends_in_noise else 0.0
+
+
+def checked_strength(strength):
+    """A strength in (0, 1] as it is, or a UserError."""
+    if not _is_number(strength) or not 0.0 < strength <= 1.0:
+        raise UserError(f"strength must be in (0, 1]. Received: {strength!r}")
+    return strength
 
 
 def default_sampler(process, prediction):
@@ -105,7 +113,7 @@ def checked_guidance_scale(guidance_scale, label_dropout, count):
 def checked_images(images, image_shape, count):
     """Images as float32 `[count, H, W, C]`, or a UserError."""
     images = np.asarray(images)
-    if images.shape != (count, *image_shape) or images.dtype.kind != "f" or np.abs(images).max() > 1.0:
+    if images.shape != (count, *image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
         expected = f"floats in [-1, 1] of shape {(count, *image_shape)}"
         raise UserError(f"images must be {expected}. Received: {images.dtype} of shape {images.shape}")
     return images.astype(np.float32)
