@@ -211,7 +211,21 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: make(prediction="less_blurred"), "needs a process with levels"),
         (lambda m: make(sampler="cold"), "sampler 'cold' needs a process that blurs without ending in noise"),
         (lambda m: make(loss_type="huber"), "loss_type must be one of squared_error, absolute_error"),
-        (lambda m: make(label_dropout=0.1), "label_dropout must be in"),
+        (lambda m: make(label_dropout=0.1), "label_dropout must be 0 for a network without labels"),
+        (lambda m: make(label_dropout=1.0), r"label_dropout must be in \[0, 1\)"),
+        (lambda m: make(ema_decay=2.0), r"ema_decay must be in \[0, 1\). Received: 2.0"),
+        (lambda m: make(clip_stds=0.0), "clip_stds must be above 0, or None"),
+        (lambda m: make(clip_norm=-1.0), "clip_norm must be above 0, or None"),
+        (lambda m: make(assumed_error=-1.0), "assumed_error must be 0 or more"),
+        (lambda m: make(num_steps=0), "num_steps must be an integer of 1 or more"),
+        (lambda m: make(grid=""), "grid must be one of"),
+        (
+            lambda m: m.adapt([np.zeros((2, 4, 8, 1), "float32")]),
+            r"of shape \(B, 8, 8, 1\). Received: .*\(2, 4, 8, 1\)",
+        ),
+        (lambda m: m.adapt([np.full((2, 8, 8, 1), 255, "uint8")]), r"floats in \[-1, 1\].*uint8"),
+        (lambda m: m.adapt([np.full((2, 8, 8, 1), 255.0)]), r"floats in \[-1, 1\].*in \[255, 255\]"),
+        (lambda m: m.bits_per_dimension(np.zeros((2, 4, 8, 1), "float32")), r"of shape \(2, 8, 8, 1\)"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):

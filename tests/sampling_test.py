@@ -152,11 +152,19 @@ def test_every_step_draws_from_a_sequence_of_its_own(monkeypatch):
     assert len(streams) == len(set(streams)) == 3 + STEPS
 
 
-def test_a_saved_model_has_its_prior_and_its_defaults(tmp_path):
-    model = randomized(make(process="heat_dissipation", prediction="less_blurred"))
+@pytest.mark.parametrize(
+    "process, arguments, labels",
+    [
+        ("heat_dissipation", {"prediction": "less_blurred"}, None),
+        # A plain Keras network does not save its num_classes.
+        ("cold", {"prediction": "x0", "label_dropout": 0.1}, [2, 0]),
+    ],
+)
+def test_a_saved_model_has_its_prior_and_its_labels(tmp_path, process, arguments, labels):
+    model = randomized(make(small_network(num_classes=None if labels is None else 3), process, **arguments))
     model.save(tmp_path / "model.keras")
     copy = bd.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(copy.sample([1, 2]), model.sample([1, 2]), atol=1e-5)
+    np.testing.assert_allclose(copy.sample([1, 2], labels=labels), model.sample([1, 2], labels=labels), atol=1e-5)
 
 
 MISTAKES = [
@@ -215,6 +223,32 @@ def test_a_start_from_the_data_asks_for_the_data():
     with pytest.raises(ValueError, match="call adapt with the training images, or give images"):
         model.sample([0])
     assert np.isfinite(model.sample([0], images=images(1))).all()
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_prior_is_fitted_to_few_images_too(count):
+    model = make(process="heat_dissipation", prediction="less_blurred")
+    model.adapt([images(count)])
+    assert np.isfinite(model.sample([0, 1])).all()
+
+
+@pytest.mark.parametrize("labels", [(), ([0, 1, 3, 0],), ([0, 1, -1, 0],)])
+def test_a_prior_of_labels_wants_labels(labels):
+    model = make(small_network(num_classes=3), process="cold", prediction="x0")
+    with pytest.raises(ValueError, match=r"give labels in \[0, 3\). Received: "):
+        model.adapt([(images(4), *map(np.array, labels))])
+
+
+@pytest.mark.parametrize("arguments", [{"images": images(3)}, {"noise_seeds": [1]}, {"strength": 0.5}])
+def test_between_seeds_nothing_else_is_given(arguments):
+    with pytest.raises(ValueError, match="cannot be given here"):
+        make().interpolate(1, 2, **arguments)
+
+
+@pytest.mark.parametrize("cutoff", [0.0, -1.0, "0.5"])
+def test_wrong_cutoffs_are_named(cutoff):
+    with pytest.raises(ValueError, match="cutoff must be above 0"):
+        make().mix_bands([1], [2], cutoff)
 
 
 @pytest.mark.parametrize("seeds", [(1, 1), (1, 2**64)])

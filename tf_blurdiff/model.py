@@ -14,7 +14,13 @@ from tf_blurdiff.likelihood import bits_per_dimension
 from tf_blurdiff.predictions import get_prediction
 from tf_blurdiff.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
 from tf_blurdiff.sampling import SamplingMethods
-from tf_blurdiff.sampling_arguments import checked_labels, default_num_steps, default_sampler
+from tf_blurdiff.sampling_arguments import (
+    checked_batch,
+    checked_images,
+    checked_labels,
+    default_num_steps,
+    default_sampler,
+)
 from tf_blurdiff.stateless_random import fold, global_rows, normal_rows, uniform_rows
 
 # What a training step draws, each from a sequence of its own.
@@ -31,8 +37,8 @@ class DiffusionModel(SamplingMethods, keras.Model):
     samples (`sample`, `interpolate`, `mix_bands`) and is exported with the averaged weights.
 
     Args:
-        network: a Keras model of `[z, t]` or `[z, t, label]`, such as `UNet`. If it has an attribute num_classes that
-            is not None it is given labels; if its call takes `seed`, its dropout is reproducible.
+        network: a Keras model of `[z, t]`, or with num_classes of `[z, t, label]`, such as `UNet`. If its call takes
+            `seed`, its dropout is reproducible.
         process: a `Process`.
         prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
             residual to the next level, of heat_dissipation or cold.
@@ -50,6 +56,7 @@ class DiffusionModel(SamplingMethods, keras.Model):
         sampler, num_steps, grid: what `sample` uses unless told otherwise; saved with the model. None is the choice
             that goes with process and prediction.
         seed: of training.
+        num_classes: number of labels; None takes the network's own attribute num_classes, if it has one.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -81,6 +88,7 @@ class DiffusionModel(SamplingMethods, keras.Model):
         num_steps=None,
         grid=None,
         seed=0,
+        num_classes=None,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -99,12 +107,12 @@ class DiffusionModel(SamplingMethods, keras.Model):
         self.clip_norm = clip_norm
         self.assumed_error = assumed_error
         self.clip_stds = clip_stds
-        self.num_classes = getattr(network, "num_classes", None)
-        if not 0.0 <= label_dropout < 1.0 or (label_dropout and self.num_classes is None):
-            raise UserError(f"label_dropout must be in [0, 1), and 0 without labels. Received: {label_dropout}")
+        # A plain Keras network forgets such an attribute when it is saved; this model does not.
+        self.num_classes = getattr(network, "num_classes", None) if num_classes is None else num_classes
         self.label_dropout = label_dropout
-        self.sampler = sampler or default_sampler(process, prediction)
-        self.num_steps = num_steps or default_num_steps(process, prediction)
+        self._check_ranges()
+        self.sampler = default_sampler(process, prediction) if sampler is None else sampler
+        self.num_steps = default_num_steps(process, prediction) if num_steps is None else num_steps
         self.grid = grid
         self.sampling()  # Checks these three.
         self.seed = seed
@@ -114,6 +122,20 @@ class DiffusionModel(SamplingMethods, keras.Model):
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self._network_takes = {"training", "seed"} & set(inspect.signature(network.call).parameters)
         self._make_variables()
+
+    def _check_ranges(self):
+        allowed = {
+            "ema_decay": ("in [0, 1)", 0.0 <= self.ema_decay < 1.0),
+            "clip_norm": ("above 0, or None", self.clip_norm is None or self.clip_norm > 0),
+            "assumed_error": ("0 or more", self.assumed_error >= 0),
+            "clip_stds": ("above 0, or None", self.clip_stds is None or self.clip_stds > 0),
+            "label_dropout": ("in [0, 1)", 0.0 <= self.label_dropout < 1.0),
+        }
+        for name, (range_, is_in_it) in allowed.items():
+            if not is_in_it:
+                raise UserError(f"{name} must be {range_}. Received: {getattr(self, name)!r}")
+        if self.label_dropout and self.num_classes is None:
+            raise UserError(f"label_dropout must be 0 for a network without labels. Received: {self.label_dropout}")
 
     def _make_variables(self):
         # A symbolic call makes every weight, also in a network that has no build of its own.
@@ -139,12 +161,17 @@ class DiffusionModel(SamplingMethods, keras.Model):
 
         Args:
             batches: a finite iterable of batches `[B, H, W, C]` in [-1, 1], or of `(images, labels)`; labels are needed
-                by a process without noise at the end if the network has labels.
+                by a process that does not end in noise if the network has labels.
+
+        Raises:
+            UserError: for images of another shape or range, and for labels that are missing or not in
+                [0, num_classes).
         """
+        checked = (checked_batch(batch, self.image_shape) for batch in batches)
         if self.process.ends_in_noise:
-            statistics = dct_statistics(batches)
+            statistics = dct_statistics(checked)
         else:
-            statistics = dct_statistics(batches, self.prior.positions)
+            statistics = dct_statistics(checked, self.prior.positions)
             self.prior.fit(statistics)
         self.freq_mean.assign(statistics.mean)
         self.freq_std.assign(statistics.std)
@@ -286,6 +313,7 @@ class DiffusionModel(SamplingMethods, keras.Model):
         Raises:
             UserError: for a process that does not end in noise, and for arguments that are not allowed.
         """
+        images = checked_images(images, self.image_shape, len(images))
         labels = checked_labels(labels, self.num_classes, self.label_dropout, len(images))
         prediction = get_prediction(self.prediction)
 
@@ -303,7 +331,7 @@ class DiffusionModel(SamplingMethods, keras.Model):
         serialize = keras.saving.serialize_keras_object
         own = (
             "prediction", "image_shape", "loss_type", "ema_decay", "clip_norm", "assumed_error", "clip_stds",
-            "label_dropout", "sampler", "num_steps", "grid", "seed",
+            "label_dropout", "sampler", "num_steps", "grid", "seed", "num_classes",
         )  # fmt: skip
         return {
             **super().get_config(),

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from tf_blurdiff.dct import dct2
+from tf_blurdiff.errors import UserError
 
 # A standard deviation that is not known: nothing is clipped to it.
 UNKNOWN_STD = 1e30
@@ -131,14 +132,14 @@ class BlurredPrior(keras.layers.Layer):
         self.built = True
 
     def fit(self, statistics):
-        """Fits the mixture to `dct_statistics(batches, self.positions)`."""
+        """Fits the mixture to `dct_statistics(batches, self.positions)`; a UserError if labels are missing."""
         rows = (statistics.chosen * self.gain[self.positions]).reshape(len(statistics.chosen), -1)
         # In units of their own spread, so that scikit-learn's floor under variances is the same for all.
         scale = np.maximum(rows.std(axis=0), 1e-12)
         if self.num_classes is None:
             parts = _mixture(rows / scale)
         else:
-            parts = _gaussians(rows / scale, statistics.labels, self.num_classes)
+            parts = _gaussians(rows / scale, _checked(statistics.labels, self.num_classes), self.num_classes)
         shares, means, roots = (np.zeros(variable.shape) for variable in (self.shares, self.means, self.roots))
         for number, (share, mean, covariance) in enumerate(parts):
             values, vectors = np.linalg.eigh(covariance)
@@ -168,8 +169,18 @@ def _mixture(rows):
     """(share, mean, covariance) of each Gaussian of a mixture."""
     from sklearn.mixture import GaussianMixture
 
-    mixture = GaussianMixture(min(_COMPONENTS, len(rows)), random_state=0).fit(rows)
+    rows = rows if len(rows) > 1 else rows.repeat(2, axis=0)  # scikit-learn wants two.
+    mixture = GaussianMixture(min(_COMPONENTS, len(np.unique(rows, axis=0))), random_state=0).fit(rows)
     return zip(mixture.weights_, mixture.means_, mixture.covariances_)
+
+
+def _checked(labels, num_classes):
+    if labels is None or labels.min() < 0 or labels.max() >= num_classes:
+        given = "none" if labels is None else f"labels in [{labels.min()}, {labels.max()}]"
+        raise UserError(
+            f"a model with labels starts from what they say: give labels in [0, {num_classes}). Received: {given}"
+        )
+    return labels
 
 
 def _gaussians(rows, labels, num_classes):

@@ -25,6 +25,7 @@ from tf_blurdiff.sampling_arguments import (
     checked_seeds,
     checked_strength,
     default_delta,
+    is_number,
 )
 from tf_blurdiff.stateless_random import SeededNoise
 
@@ -141,7 +142,7 @@ class SamplingMethods:
         """
         coarse_seeds = checked_seeds(coarse_seeds, "coarse_seeds")
         detail_seeds = checked_seeds(detail_seeds, "detail_seeds", len(coarse_seeds))
-        if not cutoff > 0:
+        if not is_number(cutoff) or not cutoff > 0:
             raise UserError(f"cutoff must be above 0. Received: {cutoff!r}")
         frequency = np.sqrt(laplacian_eigenvalues(*self.image_shape[:2])) / np.pi
         coarse = (frequency < cutoff).astype(np.float32)[None, :, :, None]
@@ -150,6 +151,9 @@ class SamplingMethods:
         return self._mix(coarse_seeds, detail_seeds, weights, weights, sampling)
 
     def _mix(self, seeds, others, start_weights, noise_weights, arguments):
+        wrong = arguments.keys() & {"noise_seeds", "images", "strength"}
+        if wrong:
+            raise UserError(f"{', '.join(sorted(wrong))} cannot be given here: start and noise come from the two seeds")
         names = ("sampler", "num_steps", "grid", "eta", "delta")
         settings, times = self.sampling(**{name: arguments.pop(name) for name in names if name in arguments})
         guidance = arguments.pop("labels", None), arguments.pop("guidance_scale", 1.0)
@@ -199,7 +203,8 @@ class SamplingMethods:
         """
         sampler = self.sampler if sampler is None else sampler
         num_steps = self.num_steps if num_steps is None else num_steps
-        grid = grid or self.grid or get_sampler(sampler).grid
+        grid = self.grid if grid is None else grid
+        grid = get_sampler(sampler).grid if grid is None else grid
         delta = default_delta(self.process, sampler) if delta is None else delta
         settings = check_sampling(self.process, self.prediction, sampler, num_steps, grid, eta, delta)
         strength = checked_strength(strength)

@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import numpy as np
 
 from tf_blurdiff.errors import UserError
@@ -11,6 +12,8 @@ from tf_blurdiff.samplers import Sampling, get_sampler
 
 # Rissanen et al., 2023: what sampling adds is best a little above what training did.
 _DELTA_OVER_SIGMA = 1.25
+# Resizing and rounding may go a little further than 1.
+_NEARLY_ONE = 1.01
 
 
 def check_sampling(process, prediction, sampler, num_steps, grid, eta=0.0, delta=0.0):
@@ -18,9 +21,9 @@ def check_sampling(process, prediction, sampler, num_steps, grid, eta=0.0, delta
     get_sampler(sampler, process, prediction)
     check_count("num_steps", num_steps)
     get_grid(grid)
-    if not _is_number(eta) or not 0.0 <= eta <= 1.0:
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
         raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
-    if not _is_number(delta) or not 0.0 <= delta < math.inf:
+    if not is_number(delta) or not 0.0 <= delta < math.inf:
         raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
     if get_prediction(prediction).by_level and (num_steps, grid) != (process.num_levels, "uniform"):
         raise UserError(
@@ -40,7 +43,7 @@ def default_delta(process, sampler):
 
 def checked_strength(strength):
     """A strength in (0, 1] as it is, or a UserError."""
-    if not _is_number(strength) or not 0.0 < strength <= 1.0:
+    if not is_number(strength) or not 0.0 < strength <= 1.0:
         raise UserError(f"strength must be in (0, 1]. Received: {strength!r}")
     return strength
 
@@ -77,7 +80,8 @@ def checked_seeds(seeds, name="seeds", count=None):
     return seeds.astype(np.int64)
 
 
-def _is_number(value):
+def is_number(value):
+    """Whether it is an integer or a float, of Python or NumPy."""
     return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
@@ -117,3 +121,15 @@ def checked_images(images, image_shape, count):
         expected = f"floats in [-1, 1] of shape {(count, *image_shape)}"
         raise UserError(f"images must be {expected}. Received: {images.dtype} of shape {images.shape}")
     return images.astype(np.float32)
+
+
+def checked_batch(batch, image_shape):
+    """A training batch as it is, or a UserError: images `[B, H, W, C]` in [-1, 1], alone or before their labels."""
+    images = np.asarray(keras.utils.unpack_x_y_sample_weight(batch)[0])
+    if images.shape[1:] != tuple(image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= _NEARLY_ONE).all():
+        given = f"{images.dtype} of shape {images.shape}"
+        given += f" in [{images.min():g}, {images.max():g}]" if images.size else ""
+        raise UserError(
+            f"images must be floats in [-1, 1] of shape (B, {str(tuple(image_shape))[1:]}. Received: {given}"
+        )
+    return batch
