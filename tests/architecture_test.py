@@ -11,17 +11,19 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tf_blurdiff"
 LEVELS = [
-    {"_startup", "errors", "dct", "stateless_random", "cpp_runtime"},
-    {"schedules", "layers"},
+    {"_startup", "errors", "interruption", "dct", "stateless_random", "cpp_runtime"},
+    {"schedules", "layers", "devices", "checkpoints", "workers"},
     {"process", "unet"},
     {"predictions", "priors", "grids", "samplers", "image_files", "config_messages"},
-    {"sampling_arguments", "likelihood"},
-    {"sampling", "data", "metrics"},
+    {"sampling_arguments", "likelihood", "image_folder", "tfds_images"},
+    {"sampling", "training_step", "data", "metrics"},
     {"model"},
     {"config_checks", "pictures"},
-    {"config"},
-    {"training", "serving", "command_line"},
-    {"train", "sample", "export"},
+    {"config", "generation"},
+    {"run_directory", "serving", "command_line"},
+    {"reporting"},
+    {"training"},
+    {"train", "sample", "export", "launch"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 COMMAND_LINES = LEVELS[-1]

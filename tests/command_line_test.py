@@ -31,7 +31,7 @@ MISTAKES = {
     "empty folder": ([*TRAIN, "--set", "data.source=image_folder", "--set", "data.root=empty"], "no image"),
     "cut picture": (
         [*TRAIN, *commands.overrides(commands.TINY), "--run_dir", "cut"]
-        + ["--set", "data.source=image_folder", "--set", "data.root=pictures"],
+        + ["--set", "data.source=image_folder", "--set", "data.root=pictures", "--set", "data.max_corrupt=0"],
         "cannot read the image 'pictures/07.png'",
     ),
     "other config": (
@@ -59,6 +59,27 @@ MISTAKES = {
     "text for a number": (["sample", "--model", MODEL, "--num_images", "ten"], "--num_images=ten"),
     "eta": (["sample", "--model", MODEL, "--eta", "2"], "eta must be in [0, 1]. Received: 2.0"),
     "labels": (["sample", "--model", MODEL, "--labels", "1"], "has no labels"),
+    "devices for a grid": (["sample", "--model", MODEL, "--strategy", "mirrored"], "are for images from seeds into"),
+    "replicas between seeds": (
+        ["sample", "--model", MODEL, "--interpolate_to", "9", "--out_dir", "between", "--replicas", "2"],
+        "--strategy and --replicas are for images from seeds",
+    ),
+    "array between seeds": (
+        ["sample", "--model", MODEL, "--interpolate_to", "9", "--out", "x.npz"],
+        "an .npz is for images from seeds; expected a PNG file for --out. Received: x.npz",
+    ),
+    "array and folder": (
+        ["sample", "--model", MODEL, "--out", "x.npz", "--out_dir", "x"],
+        "give --out_dir or an .npz, not both",
+    ),
+    "no workers": (
+        ["sample", "--model", MODEL, "--out", "x.npz", "--strategy", "multi_worker"],
+        "strategy multi_worker needs the environment variable TF_CONFIG",
+    ),
+    "others over generated": (
+        ["sample", "--model", MODEL, "--detail_seed", "1", "--out_dir", "generated"],
+        "--out_dir must be another folder: generated holds images that were made otherwise",
+    ),
     "unwritable": (["sample", "--model", MODEL, "--out", "corrupt.keras/x.png"], "cannot be written"),
     "nothing to export": (["export"], "give --model and --out"),
     "version 0": (["export", "--model", MODEL, "--out", "served", "--version", "0"], "version must be an integer of 1"),
@@ -74,6 +95,8 @@ def answers(trained_run, tmp_path_factory):
     whole = (trained_run / "model.keras").read_bytes()
     (folder / "cut.keras").write_bytes(whole[: len(whole) // 2])
 
+    (folder / "generated").mkdir()
+    (folder / "generated" / "settings.json").write_text("{}")
     (folder / "empty").mkdir()
     (folder / "pictures").mkdir()
     for number in range(20):
@@ -110,15 +133,33 @@ def test_help_answers(name, flag, tmp_path):
 
 def test_sample_writes_a_grid_and_single_files(trained_run, trained_model, tmp_path):
     arguments = ["--num_images", 5, "--seed", 7, "--num_steps", 3, "--sampler", "ancestral", "--batch_size", 2]
+    devices = ["--strategy", "mirrored", "--replicas", 2]
     files = ["--out", tmp_path / "new" / "grid.png", "--out_dir", tmp_path / "single"]
-    result = commands.run("sample", "--model", trained_run / "model.keras", *arguments, *files, cwd=tmp_path)
+    command = ["--model", trained_run / "model.keras", *arguments, *devices, *files]
+    result = commands.run("sample", *command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert Image.open(tmp_path / "new" / "grid.png").size == (2 + 3 * 50, 2 + 2 * 50)
-    names = sorted(path.name for path in (tmp_path / "single").iterdir())
+    assert "2 replicas on CPU" in result.stdout
+    names = sorted(path.name for path in (tmp_path / "single").glob("*.png"))
     assert names == ["seed_10.png", "seed_11.png", "seed_7.png", "seed_8.png", "seed_9.png"]
-    image = np.asarray(Image.open(tmp_path / "single" / "seed_9.png"), np.float32)
-    expected = trained_model.sample([9], num_steps=3, sampler="ancestral")[0, :, :, 0]
-    np.testing.assert_allclose(image, (expected + 1) * 127.5, atol=1)
+    grid = np.asarray(Image.open(tmp_path / "new" / "grid.png"), np.float32)
+    expected = trained_model.sample(range(7, 12), num_steps=3, sampler="ancestral")[..., 0]
+    expected = (expected + 1) * 127.5
+    for number, seed in enumerate(range(7, 12)):
+        image = np.asarray(Image.open(tmp_path / "single" / f"seed_{seed}.png"), np.float32)
+        np.testing.assert_allclose(image, expected[number], atol=1)
+        top, left = 2 + number // 3 * 50, 2 + number % 3 * 50
+        np.testing.assert_array_equal(grid[top : top + 48 : 6, left : left + 48 : 6], image)
+
+
+def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
+    arguments = ["--num_images", 5, "--num_steps", 3]
+    result = commands.run("sample", "--model", trained_run / "model.keras", *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
+    grid = np.asarray(Image.open(tmp_path / "samples.png"), np.float32)
+    assert grid.shape == (2 + 2 * 50, 2 + 3 * 50)
+    expected = trained_model.sample([4], num_steps=3)[0, :, :, 0]
+    np.testing.assert_allclose(grid[52:100:6, 52:100:6], (expected + 1) * 127.5, atol=1)
 
 
 def test_export_and_verify(trained_run, tmp_path):

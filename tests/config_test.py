@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from tf_blurdiff import config as config_module
-from tf_blurdiff import grids, model, predictions, process, samplers, sampling_arguments
+from tf_blurdiff import devices, grids, predictions, process, samplers, sampling_arguments, training_step
 from tf_blurdiff.config import (
     Config,
     ConfigError,
@@ -94,7 +94,8 @@ def test_the_choices_are_those_of_the_library():
     assert choices(config_module.Sample, "sampler") == set(samplers.SAMPLERS)
     assert choices(config_module.Sample, "grid") == set(grids.GRIDS)
     assert choices(config_module.Model, "prediction") == set(predictions.PREDICTIONS)
-    assert choices(config_module.Model, "loss_type") == set(model._LOSSES)
+    assert choices(config_module.Model, "loss_type") == set(training_step.LOSSES)
+    assert choices(config_module.Train, "strategy") == set(devices.STRATEGIES)
     assert choices(config_module.Gaussian, "noise_schedule") == set(process.NOISE_SCHEDULES)
     assert choices(config_module.Blurring, "blur_schedule") == set(process.BLUR_SCHEDULES)
     for section in (config_module.Blurring, config_module.HeatDissipation, config_module.Cold):
@@ -117,10 +118,17 @@ WRONG = [
     ({"train.ema_decay": 1.0}, "train.ema_decay: got 1.0, expected a number >= 0 and < 1"),
     ({"train.seed": 2**31}, "train.seed: got 2147483648, expected an integer >= 0 and < 2147483648"),
     (
-        {"train.precision": "mixed_float16"},
-        "train.precision: got 'mixed_float16', expected one of float32, mixed_bfloat16",
+        {"train.precision": "float16"},
+        "train.precision: got 'float16', expected one of float32, mixed_bfloat16, mixed_float16",
     ),
-    ({"train.strategy": "mirrored"}, "train.strategy: got 'mirrored', expected one of auto, one_device"),
+    ({"train.strategy": "tpu"}, "train.strategy: got 'tpu', expected one of auto, one_device, mirrored, multi_worker"),
+    ({"train.replicas": 0}, "train.replicas: got 0, expected an integer >= 1 or null"),
+    (
+        {"train.strategy": "multi_worker", "train.replicas": 2},
+        "train.replicas: got 2, expected null, since train.strategy is multi_worker",
+    ),
+    ({"train.replicas": 3, "train.batch_size": 16}, "train.batch_size: got 16, expected a multiple of train.replicas"),
+    ({"train.keep_checkpoints": 0}, "train.keep_checkpoints: got 0, expected an integer >= 1"),
     ({"train.log_every": 0}, "train.log_every: got 0, expected an integer >= 1"),
     ({"train.checkpoint_every": 0}, "train.checkpoint_every: got 0, expected an integer >= 1"),
     ({"train.sample_every": 0}, "train.sample_every: got 0, expected an integer >= 1"),
@@ -143,6 +151,17 @@ WRONG = [
     ({"data.name": "cifar10"}, "data.name: got 'cifar10', expected null, since data.source is image_folder"),
     ({"data.split": "test"}, "data.split: got 'test', expected train, since data.source is image_folder"),
     ({"data.source": "tfds"}, "data.name: got null, expected the name of a TFDS data set"),
+    ({"data.cache_gb": -0.5}, "data.cache_gb: got -0.5, expected a number >= 0"),
+    ({"data.max_corrupt": -1}, "data.max_corrupt: got -1, expected an integer >= 0"),
+    ({"data.max_corrupt": 0.5}, "data.max_corrupt: got 0.5, expected an integer >= 0"),
+    (
+        {"data.source": "tfds", "data.name": "cifar10", "data.max_corrupt": 0},
+        "data.max_corrupt: got 0, expected 100, since data.source is tfds",
+    ),
+    (
+        {"data": DIGITS | {"cache_gb": 1}, "network": SMALL},
+        "data.cache_gb: got 1.0, expected 2.0, since data.source is digits",
+    ),
     (
         {"data": DIGITS | {"channels": 3}, "network": SMALL},
         "data.channels: got 3, expected 1, since data.source is digits",

@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-import tensorflow_datasets as tfds
-from PIL import Image
 
 from tf_blurdiff import data
 from tf_blurdiff.data import DataError, open_images, to_uint8, to_unit_range, training_batches
@@ -17,48 +15,6 @@ def numbered(count, shape=(2, 3, 1), labels=True):
 
 def indices_of(dataset, steps):
     return [to_uint8(x)[:, 0, 0, 0].numpy().tolist() for x in dataset.take(steps)]
-
-
-class TinyPhotos(tfds.core.GeneratorBasedBuilder):
-    """Five pictures of different sizes; picture i has the value 40 i."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=name, version="1.0.0") for name in ("labelled", "plain", "broken", "text")
-    ]
-
-    def _info(self):
-        features = {"image": tfds.features.Image(shape=(None, None, 3))}
-        if self.builder_config.name == "labelled":
-            features["label"] = tfds.features.ClassLabel(num_classes=7)
-        if self.builder_config.name == "text":
-            features = {"text": tfds.features.Text()}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        if self.builder_config.name == "broken":
-            raise ConnectionError("no route to host\nmore than one line of it")
-        return {"train": self._generate_examples()}
-
-    def _generate_examples(self):
-        for i in range(5):
-            example = {"image": np.full((6 + i, 9, 3), 40 * i, np.uint8)}
-            yield i, example if self.builder_config.name == "plain" else {**example, "label": i + 2}
-
-
-@pytest.fixture(scope="module")
-def tfds_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("tfds")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "b").mkdir()
-    for i, name in enumerate(["b/1.png", "b/2.JPG", "a.bmp", "c.gif", "d.jpeg"]):
-        Image.new("RGB", (12, 8), (50 * i, 50 * i, 50 * i)).save(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("not an image")
-    (tmp_path / ".thumb.png").write_text("not an image either")
-    return tmp_path
 
 
 def test_pixels_survive_the_round_trip():
@@ -163,87 +119,6 @@ def test_digits():
     assert open_images("digits", [16, 12], 1).read(tf.range(2)).shape == (2, 16, 12, 1)
 
 
-def test_folder_is_sorted_recursive_and_cut_to_the_centre(folder):
-    wide = np.zeros((8, 12, 3), np.uint8)
-    wide[:, 2:10] = np.arange(8, dtype=np.uint8)[:, None, None] * 20
-    Image.fromarray(wide).save(folder / "b" / "3.png")
-    images = open_images("image_folder", 4, 3, root=folder)
-    assert (images.num_images, images.image_shape, images.num_classes) == (6, (4, 4, 3), None)
-    pixels = np.stack(list(images.single_images().as_numpy_iterator()))
-    np.testing.assert_allclose(pixels[[0, 1, 2, 4, 5], 0, 0, 0], [100, 0, 50, 150, 200], atol=2)
-    # Shrinking takes the mean of two rows of the middle 8 columns.
-    np.testing.assert_array_equal(pixels[3], np.broadcast_to(np.array([10, 50, 90, 130])[:, None, None], (4, 4, 3)))
-
-
-@pytest.mark.parametrize("memory_limit", [0, 10**6])
-def test_folder_reads_the_same_kept_or_not(folder, memory_limit):
-    images = open_images("image_folder", [4, 8], 1, root=str(folder), memory_limit=memory_limit)
-    batches = training_batches(images, 5, seed=0).take(2).as_numpy_iterator()
-    values = [np.sort(np.round(127.5 * (x[:, 0, 0, 0] + 1))) for x in batches]
-    np.testing.assert_allclose(values, [[0, 50, 100, 150, 200]] * 2, atol=2)
-
-
-def test_files_of_other_kinds_become_8_bit_images_of_the_wanted_channels(tmp_path):
-    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "1.png")
-    Image.new("RGBA", (4, 4), (10, 10, 10, 99)).save(tmp_path / "2.png")
-    Image.new("L", (2, 2), 77).save(tmp_path / "3.png")
-    for channels in (1, 3):
-        pixels = open_images("image_folder", 4, channels, root=tmp_path).read(tf.range(3)).numpy()
-        assert [np.unique(picture).tolist() for picture in pixels] == [[128], [10], [77]]
-
-
-def test_a_camera_s_rotation_is_undone(tmp_path):
-    picture = np.zeros((4, 8, 3), np.uint8)
-    picture[:, :4] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # To be shown turned clockwise: its left is the top.
-    Image.fromarray(picture).save(tmp_path / "1.png", exif=exif)
-    pixels = open_images("image_folder", [8, 4], 3, root=tmp_path).read(tf.range(1))[0].numpy()
-    assert pixels[:4].min() == 255 and pixels[4:].max() == 0
-
-
-def test_a_corrupt_file_is_named(folder):
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(folder / "b" / "2.JPG")
-    whole = (folder / "b" / "2.JPG").read_bytes()
-    (folder / "b" / "2.JPG").write_bytes(whole[: len(whole) // 2])
-    images = open_images("image_folder", 8, 3, root=folder)
-    with pytest.raises(tf.errors.OpError, match=r"cannot read the image '.*b/2\.JPG'"):
-        list(training_batches(images, 5, seed=0).take(1))
-    (folder / "b" / "2.JPG").write_bytes(b"nothing like an image")
-    with pytest.raises(DataError, match=r"cannot read the image '.*b/2\.JPG'.*expected"):
-        open_images("image_folder", 8, 3, root=folder)
-
-
-@pytest.mark.parametrize("cached", [False, True])
-def test_tfds_with_labels(tfds_dir, tmp_path, cached):
-    options = {"name": "tiny_photos/labelled", "root": tfds_dir, "cache_dir": tmp_path}
-    for _ in range(2):
-        images = open_images("tfds", [3, 4], 3, **options, memory_limit=0 if cached else 10**6)
-        assert (images.num_images, images.image_shape, images.num_classes) == (5, (3, 4, 3), 7)
-        pairs = sorted((int(x[0, 0, 0]), int(label)) for x, label in images.single_images(labels=True))
-        assert pairs == [(40 * i, i + 2) for i in range(5)]
-    assert len(list(tmp_path.iterdir())) == cached
-    assert open_images("tfds", 3, 1, split="train[:40%]", **options).num_images == 2
-
-
-def test_tfds_without_labels(tfds_dir):
-    images = open_images("tfds", 4, 3, name="tiny_photos/plain", root=tfds_dir)
-    assert (images.num_images, images.num_classes, images.labels) == (5, None, None)
-    with pytest.raises(DataError, match="labels: got True, expected False"):
-        training_batches(images, 2, seed=0, labels=True)
-
-
-def test_tfds_of_one_channel():
-    with tfds.testing.mock_data(num_examples=6):
-        images = open_images("tfds", 28, 1, name="fashion_mnist")
-    assert (images.num_images, images.image_shape, images.num_classes) == (6, (28, 28, 1), 10)
-
-
-def test_the_papers_name_of_lsun_churches_is_known():
-    assert data._tfds_builder("lsun/church", None)[0].info.full_name.startswith("lsun/church_outdoor/")
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -253,41 +128,109 @@ def test_the_papers_name_of_lsun_churches_is_known():
         ({"source": "digits", "image_size": 0}, "image_size: got 0, expected"),
         ({"source": "digits", "image_size": [8]}, r"image_size: got \[8\], expected"),
         ({"source": "digits", "split": "test"}, "split: got 'test', expected 'train'"),
+        ({"source": "digits", "cache_gb": -1.0}, "cache_gb: got -1.0, expected a number >= 0"),
+        ({"source": "digits", "max_corrupt": -1}, "max_corrupt: got -1, expected an integer >= 0"),
         ({"source": "image_folder"}, "root: got 'None', which is not a folder; expected a folder"),
         ({"source": "image_folder", "root": "/no/such"}, "root: got '/no/such', which is not a folder"),
-        ({"source": "tfds"}, "name: got None, expected the name"),
-        ({"source": "tfds", "name": "fashion_mnits"}, "name: got 'fashion_mnits', .*expected .*fashion_mnist"),
-        ({"source": "tfds", "name": "a bad %name"}, "name: got 'a bad %name', .*expected"),
-        ({"source": "tfds", "name": "lsun/curch"}, "name: got 'lsun/curch', .*expected 'lsun' with .*church_outdoor"),
-        ({"source": "tfds", "name": "tiny_photos/text"}, "name: got 'tiny_photos/text', expected .*8-bit images"),
-        ({"source": "tfds", "name": "tiny_photos/broken"}, r"could not be prepared \(no route to host\); expected"),
-        ({"source": "tfds", "name": "tiny_photos/plain", "split": "tset"}, "split: got 'tset', expected one of train"),
-        (
-            {"source": "tfds", "name": "tiny_photos/plain", "split": "train[:0]"},
-            "split: got .train\\[:0\\].*expected one of train",
-        ),
     ],
 )
-def test_wrong_arguments(arguments, message, tfds_dir):
-    root = {"root": tfds_dir} if arguments["source"] == "tfds" else {}
+def test_wrong_arguments(arguments, message):
     with pytest.raises(DataError, match=message) as caught:
-        open_images(**{"image_size": 8, "channels": 1, **root, **arguments})
+        open_images(**{"image_size": 8, "channels": 1, **arguments})
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_images(tmp_path):
-    (tmp_path / "notes.txt").write_text("not an image")
-    with pytest.raises(DataError, match=r"holds no image; expected files ending in \.bmp"):
-        open_images("image_folder", 8, 3, root=tmp_path)
+def flipped_and_labelled(images, batch_size, **options):
+    return training_batches(images, batch_size, seed=5, flip=True, labels=True, **options).as_numpy_iterator()
+
+
+@pytest.mark.parametrize("workers", [[2], [1, 1], [4], [2, 2], [1, 2, 1], [1, 1, 1, 1]])
+@pytest.mark.parametrize("start_step", [0, 1, 7])
+def test_replicas_share_the_batch_of_one(workers, start_step):
+    # Two steps an epoch; the last three images of each are left out.
+    images = numbered(19, shape=(3, 4, 3))
+    whole = flipped_and_labelled(images, 8, start_step=start_step)
+    shares = []
+    for own, last in zip(workers, np.cumsum(workers)):
+        options = {"start_step": start_step, "replicas": range(last - own, last), "num_replicas": sum(workers)}
+        shares.append((own, flipped_and_labelled(images, 8, **options)))
+    for _ in range(5):
+        elements = [next(share) for own, share in shares for _ in range(own)]
+        x, label = next(whole)
+        assert {len(part) for part, _ in elements} == {8 // sum(workers)}
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in elements]), x)
+        np.testing.assert_array_equal(np.concatenate([part for _, part in elements]), label)
+
+
+def test_a_worker_reads_its_own_rows_alone():
+    read = []
+
+    def fetch(indices):
+        read.append(tuple(indices.tolist()))
+        return np.zeros((len(indices), 1, 1, 1), np.uint8)
+
+    options = {"batch_size": 4, "seed": 5, "replicas": range(1, 3), "num_replicas": 4}
+    list(training_batches(data.Images(fetch, 200, (1, 1, 1)), **options).take(20))
+    # Some more may have been read ahead.
+    order = np.array(indices_of(training_batches(numbered(200), 4, seed=5), 50))
+    assert 20 <= len(read) <= 100 and set(read) <= {(row,) for row in order[:, 1:3].ravel()}
+
+
+def test_a_batch_that_replicas_cannot_share():
+    with pytest.raises(DataError, match="batch_size: got 5, expected a multiple of 2, the number of replicas"):
+        training_batches(numbered(9), 5, seed=0, num_replicas=2)
+
+
+def test_pixels_are_bytes_until_the_last_map():
+    dataset = training_batches(numbered(9), 4, seed=0, flip=True)
+    assert dataset.element_spec.dtype == tf.float32
+    (before,) = dataset._inputs()
+    assert "Prefetch" in type(before).__name__
+    while inputs := before._inputs():
+        assert all(spec.dtype.is_integer for spec in tf.nest.flatten(before.element_spec))
+        before = inputs[0]
+
+
+@pytest.mark.parametrize("limit, expected", [(1, [0]), (3, [0, 43, 86]), (130, range(130)), (999, range(130))])
+def test_some_single_images_are_evenly_spaced(limit, expected):
+    read, source = [], numbered(130)
+
+    def fetch(indices):
+        read.extend(indices)
+        return source.read(tf.constant(indices)).numpy()
+
+    images = data.Images(fetch, 130, source.image_shape, source.labels)
+    dataset = images.single_images(labels=True, limit=limit)
+    assert dataset.cardinality() == len(expected)
+    assert [(int(x[0, 0, 0]), int(label)) for x, label in dataset] == [(i, i) for i in expected]
+    assert sorted(read) == list(expected)
+
+
+def test_no_single_images_at_all():
+    with pytest.raises(DataError, match="limit: got 0, expected an integer >= 1 or None"):
+        numbered(3).single_images(limit=0)
+
+
+def test_throughput_is_images_over_seconds(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(data.time, "monotonic", lambda: clock[0])
+
+    def elements(count):
+        for i in range(count):
+            # The first takes long, for everything has to start.
+            clock[0] += 0.25 if i else 50.0
+            given.append(i)
+            yield i
+
+    given = []
+    assert data.measure_throughput(elements(100), images_per_element=10, seconds=1.0) == 40.0
+    assert given == [0, 1, 2, 3, 4]
+    assert data.measure_throughput(elements(3), images_per_element=10, seconds=1.0) == 40.0
+    with pytest.raises(DataError, match="dataset: got one with fewer than 2 elements"):
+        data.measure_throughput(elements(1), images_per_element=10)
 
 
 @pytest.mark.parametrize("batch_size", [0, 6])
 def test_a_batch_larger_than_the_data(batch_size):
     with pytest.raises(DataError, match=f"batch_size: got {batch_size}, expected 1 to 5"):
         training_batches(numbered(5), batch_size, seed=0)
-
-
-def test_a_full_disk_is_noticed_before_writing(tfds_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(data.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    with pytest.raises(DataError, match="has 10 bytes free, expected"):
-        open_images("tfds", 4, 3, name="tiny_photos/plain", root=tfds_dir, cache_dir=tmp_path, memory_limit=0)

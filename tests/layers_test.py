@@ -70,16 +70,24 @@ def test_each_image_has_its_own_blur(rng):
 
 
 def test_group_norm_is_keras_group_normalization(rng):
-    x = (3.0 + 2.0 * rng.normal(size=(2, 5, 6, 8))).astype("float32")
+    x = (3.0 + 2.0 * rng.normal(size=(2, 5, 6, 16))).astype("float32")
     ours, theirs = layers.GroupNorm(max_groups=4), keras.layers.GroupNormalization(4, epsilon=1e-5)
     ours.build(x.shape), theirs.build(x.shape)
-    weights = rng.normal(size=(2, 8))
+    weights = rng.normal(size=(2, 16))
     ours.set_weights(weights), theirs.set_weights(weights)
     np.testing.assert_allclose(ours(x), theirs(x), atol=1e-5)
-    scale, shift = rng.normal(size=(2, 2, 8)).astype("float32")
+    scale, shift = rng.normal(size=(2, 2, 16)).astype("float32")
     modulated = ours(x, modulation=np.concatenate([scale, shift], axis=1))
     expected = theirs(x) * (1 + scale[:, None, None]) + shift[:, None, None]
     np.testing.assert_allclose(modulated, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("channels, groups", [(128, 32), (64, 16), (24, 4), (8, 2), (6, 1), (2, 1), (33, 1)])
+def test_a_group_has_four_channels_or_more(channels, groups):
+    """Else a constant that is added to a channel would change nothing, and a bias before the layer be dead."""
+    norm = layers.GroupNorm()
+    norm.build((None, 2, 2, channels))
+    assert np.linalg.matrix_rank(norm.same_group) == groups
 
 
 def test_self_attention_is_the_formula(rng):

@@ -1,23 +1,27 @@
 """What the command lines share: flags, --help, and errors without tracebacks."""
 
+import functools
 import os
 import sys
 
 from absl import app, flags, logging
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import Unfinished, UserError
 
 
-def run(main):
-    """Runs `main()` with the flags parsed.
+def run(main, takes_command=False):
+    """Runs `main()` with the flags parsed, those before `--` if a command follows it.
 
-    The status is 0 when all is well and after --help, 2 for a user's mistake, with one message on stderr.
+    The status is 0 when all is well and after --help; 2 for a user's mistake, 75 for work that stopped before its end
+    and can be gone on with, 130 after Ctrl-C, each with one message on stderr.
     """
     logging.set_verbosity(logging.WARNING)
-    app.run(lambda argv: _call(main), flags_parser=_parse)
+    app.run(lambda argv: _call(main), flags_parser=functools.partial(_parse, takes_command=takes_command))
 
 
-def _parse(argv):
+def _parse(argv, takes_command):
+    if takes_command and "--" in argv:
+        argv = argv[: argv.index("--")]
     if any(argument in ("--help", "-help", "-h") for argument in argv[1:]):
         module = sys.modules["__main__"]
         print(f"{(module.__doc__ or '').strip()}\n\nflags:\n{flags.FLAGS.module_help(argv[0])}")
@@ -36,12 +40,13 @@ def _call(main):
         main()
     except UserError as error:
         _fail(error)
+    except Unfinished as unfinished:
+        _fail(unfinished, unfinished.status)
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+        _fail("interrupted", Unfinished.INTERRUPTED)
 
 
-def _fail(message):
+def _fail(message, status=2):
     program = os.path.splitext(os.path.basename(sys.argv[0]))[0]
     print(f"{program}: {message}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)

@@ -38,7 +38,9 @@ class Data(_Section):
     name: str | None = Field(None, description="of the TFDS data set, such as cifar10")
     split: str = Field("train", description="of the TFDS data set, such as train or train[:90%]")
     root: str | None = Field(None, description="the folder of images; for TFDS its data_dir")
-    cache_dir: str | None = Field(None, description="where TFDS images too many for the memory are kept, decoded")
+    cache_gb: float = Field(2.0, ge=0, description="GB of decoded images that may be kept in memory")
+    cache_dir: str | None = Field(None, description="where TFDS images over cache_gb are kept, decoded")
+    max_corrupt: int = Field(100, ge=0, description="files of a folder that may be unreadable; they are skipped")
     image_size: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], _AsTuple] = Field(
         description="height and width in pixels, or [height, width]"
     )
@@ -136,8 +138,14 @@ class Train(_Section):
     )
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random in training")
-    precision: Literal["float32", "mixed_bfloat16"] = Field("float32", description="of the network's arithmetic")
-    strategy: Literal["auto", "one_device"] = Field("auto", description="the devices; so far both mean one")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
+        "float32", description="of the network's arithmetic"
+    )
+    strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = Field(
+        "auto", description="the devices; auto: TF_CONFIG's workers, else all GPUs, else one device"
+    )
+    replicas: PositiveInt | None = Field(None, description="devices of the strategy mirrored; null: all GPUs")
+    keep_checkpoints: PositiveInt = Field(3, description="checkpoints that stay, beside the best one")
     checkpoint_every: PositiveInt = Field(5000, description="steps between checkpoints")
     sample_every: PositiveInt = Field(5000, description="steps between sheets of samples")
     log_every: PositiveInt = Field(100, description="steps between lines of metrics")

@@ -29,9 +29,18 @@ def combination_problems(config):
     yield from _prediction_problems(config)
     if config.model.label_dropout and config.network.num_classes is None:
         yield problem("model.label_dropout", config.model.label_dropout, "0, since network.num_classes is null")
-    if config.train.decay_steps is not None and config.train.decay_steps <= config.train.warmup_steps:
-        expected = f"an integer > train.warmup_steps, which is {config.train.warmup_steps}"
-        yield problem("train.decay_steps", config.train.decay_steps, expected)
+    yield from _train_problems(config.train)
+
+
+def _train_problems(train):
+    if train.replicas is not None and train.strategy not in ("auto", "mirrored"):
+        yield problem("train.replicas", train.replicas, f"null, since train.strategy is {train.strategy}")
+    elif train.batch_size % (train.replicas or 1):
+        expected = f"a multiple of train.replicas, which is {train.replicas}"
+        yield problem("train.batch_size", train.batch_size, expected)
+    if train.decay_steps is not None and train.decay_steps <= train.warmup_steps:
+        expected = f"an integer > train.warmup_steps, which is {train.warmup_steps}"
+        yield problem("train.decay_steps", train.decay_steps, expected)
 
 
 def _data_problems(config):
@@ -46,6 +55,7 @@ def _data_problems(config):
         yield problem("data.root", data.root, "a folder, since data.source is image_folder")
     if data.source == "image_folder" and num_classes is not None:
         yield problem("network.num_classes", num_classes, "null, since an image_folder has no labels")
+    yield from _unused_data_keys(data)
     if data.source == "digits":
         if data.root is not None:
             yield problem("data.root", data.root, "null, since data.source is digits")
@@ -53,6 +63,13 @@ def _data_problems(config):
             yield problem("data.channels", data.channels, "1, since data.source is digits")
         if num_classes not in (None, 10):
             yield problem("network.num_classes", num_classes, "10 or null, since data.source is digits")
+
+
+def _unused_data_keys(data):
+    for key, sources in {"cache_gb": ("tfds", "image_folder"), "max_corrupt": ("image_folder",)}.items():
+        value, default = getattr(data, key), type(data).model_fields[key].default
+        if data.source not in sources and value != default:
+            yield problem(f"data.{key}", value, f"{show(default)}, since data.source is {data.source}")
 
 
 def _process_problems(process):

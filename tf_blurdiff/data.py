@@ -4,26 +4,22 @@ Every source ends as an `Images`: pictures of one shape, read by index. The orde
 then a function of (seed, step), so a run can continue at any step without repeating the steps before it.
 """
 
-import difflib
 import math
-import os
-import shutil
-from pathlib import Path
+import time
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from PIL import Image
-from tqdm import tqdm
 
-from tf_blurdiff.image_files import DataError, Decoder, find_images, fit
+from tf_blurdiff.image_files import DataError, fit
+from tf_blurdiff.image_folder import Decoder, FileNames
 from tf_blurdiff.stateless_random import fold
+from tf_blurdiff.tfds_images import read_tfds
 
-# What the papers and the configs call it, and what TFDS does.
-_TFDS_ALIASES = {"lsun/church": "lsun/church_outdoor"}
 # Two sequences of random numbers from one seed.
 _ORDER, _FLIPS = range(2)
 _READ_AT_ONCE = 64
+_GIGABYTE = 10**9
 
 
 def to_unit_range(pixels):
@@ -68,16 +64,24 @@ class Images:
         """Reads int64 `[B]` at int64 indices `[B]`; there must be labels."""
         return tf.gather(tf.constant(self.labels, tf.int64), indices)
 
-    def single_images(self, labels=False):
+    def single_images(self, labels=False, limit=None):
         """Every image once, in the data set's order: a tf.data.Dataset of uint8 `[H, W, C]`.
 
-        With `labels`, it is one of pairs with an int64 scalar.
+        With `labels`, it is one of pairs with an int64 scalar. With a `limit` below num_images, it has only so many
+        images, evenly spaced over the data set; the others are not read.
         """
         self.check_labels(labels)
-        load = (lambda i: (self.read(i), self.read_labels(i))) if labels else self.read
-        chunks = tf.data.Dataset.range(self.num_images).batch(_READ_AT_ONCE)
+        if limit is not None and limit < 1:
+            raise DataError(f"limit: got {limit}, expected an integer >= 1 or None")
+        count = min(limit or self.num_images, self.num_images)
+
+        def load(places):
+            indices = places * self.num_images // count
+            return (self.read(indices), self.read_labels(indices)) if labels else self.read(indices)
+
+        chunks = tf.data.Dataset.range(count).batch(_READ_AT_ONCE)
         singles = chunks.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
-        return singles.apply(tf.data.experimental.assert_cardinality(self.num_images)).prefetch(_READ_AT_ONCE)
+        return singles.apply(tf.data.experimental.assert_cardinality(count)).prefetch(_READ_AT_ONCE)
 
     def check_labels(self, wanted):
         """Raises DataError if labels are wanted and there are none."""
@@ -85,10 +89,14 @@ class Images:
             raise DataError("labels: got True, expected False, since the data set has none")
 
 
-def training_batches(images, batch_size, seed, start_step=0, flip=False, labels=False):
+def training_batches(
+    images, batch_size, seed, start_step=0, flip=False, labels=False, replicas=range(1), num_replicas=1
+):
     """Endless batches for training; batch k is a function of (seed, k) and of the data alone.
 
     Every epoch is a fresh shuffle, seeded by (seed, epoch), and leaves out the last `num_images % batch_size` of it.
+    A worker of several reads its own rows alone: replica r has rows `[r * B, (r + 1) * B)` of the global batch, which
+    is the same however many replicas share it.
 
     Args:
         images: an `Images`.
@@ -97,12 +105,16 @@ def training_batches(images, batch_size, seed, start_step=0, flip=False, labels=
         start_step: the first batch to give; the ones before it are not read.
         flip: whether to mirror images left to right at random.
         labels: whether to yield `(x, label)` instead of `x`.
+        replicas: consecutive numbers of this worker's replicas.
+        num_replicas: of all workers together; a divisor of batch_size.
 
     Returns:
-        tf.data.Dataset of float32 `[B, H, W, C]` in [-1, 1], or of pairs with int64 `[B]`.
+        tf.data.Dataset of float32 `[B, H, W, C]` in [-1, 1], or of pairs with int64 `[B]`, where B is
+        `batch_size / num_replicas`: for each step one element for each of `replicas`, in their order.
 
     Raises:
-        DataError: if there are fewer images than batch_size, or labels are asked for and there are none.
+        DataError: if there are fewer images than batch_size, replicas cannot share it evenly, or labels are asked for
+            and there are none.
 
     Example:
         >>> digits = open_images("digits", image_size=8, channels=1)
@@ -112,38 +124,87 @@ def training_batches(images, batch_size, seed, start_step=0, flip=False, labels=
     """
     if not 1 <= batch_size <= images.num_images:
         raise DataError(f"batch_size: got {batch_size}, expected 1 to {images.num_images}, the number of images")
+    if batch_size % num_replicas:
+        raise DataError(f"batch_size: got {batch_size}, expected a multiple of {num_replicas}, the number of replicas")
     images.check_labels(labels)
-    steps_per_epoch = images.num_images // batch_size
-    first_epoch, skipped_steps = divmod(start_step, steps_per_epoch)
+    rows = batch_size // num_replicas
 
-    def epoch_indices(epoch):
-        everything = tf.range(images.num_images, dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(everything, fold([seed, _ORDER], epoch), alg="philox")
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(order[: steps_per_epoch * batch_size], (-1, batch_size)))
-
-    def load(step, indices):
-        pixels = images.read(tf.ensure_shape(indices, (batch_size,)))
+    def load(step, replica, indices):
+        pixels = images.read(tf.ensure_shape(indices, (rows,)))
         if flip:
-            pixels = _flip_some(pixels, fold([seed, _FLIPS], step))
+            # The whole batch's are drawn, whoever needs them.
+            drawn = tf.random.stateless_uniform((num_replicas, rows), fold([seed, _FLIPS], step), alg="philox")
+            pixels = _mirrored(pixels, drawn[replica] < 0.5)
         return (pixels, images.read_labels(indices)) if labels else (pixels,)
 
     def finish(pixels, *label):
         return (to_unit_range(pixels), *label) if labels else to_unit_range(pixels)
 
+    shares = _shares(images.num_images, batch_size, seed, start_step, replicas, num_replicas)
+    batches = shares.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # Floats come last: they are four times as large, and would be so in every buffer.
+    return batches.prefetch(tf.data.AUTOTUNE).map(finish)
+
+
+def _mirrored(pixels, which):
+    # Several times faster than tf.where and a slice with a negative step.
+    both = tf.concat([pixels, tf.reverse(pixels, [2])], axis=0)
+    return tf.gather(both, tf.range(len(pixels)) + tf.where(which, len(pixels), 0))
+
+
+def _shares(num_images, batch_size, seed, start_step, replicas, num_replicas):
+    """Endless `(step, replica, indices)` of the given replicas, from start_step on."""
+    steps_per_epoch = num_images // batch_size
+    first_epoch, skipped_steps = divmod(start_step, steps_per_epoch)
+    first, own, rows = replicas[0], len(replicas), batch_size // num_replicas
+
+    def epoch_indices(epoch):
+        everything = tf.range(num_images, dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(everything, fold([seed, _ORDER], epoch), alg="philox")
+        batches = tf.reshape(order[: steps_per_epoch * batch_size], (steps_per_epoch, num_replicas, rows))
+        return tf.data.Dataset.from_tensor_slices(tf.reshape(batches[:, first : first + own], (-1, rows)))
+
     indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices)
-    # Skipped here, where a batch is a row of indices and costs nothing.
-    indices = indices.enumerate(first_epoch * steps_per_epoch).skip(skipped_steps)
-    batches = indices.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).map(finish)
-    return batches.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)).prefetch(2)
+    indices = indices.enumerate(first_epoch * steps_per_epoch * own)
+    # Skipped here, where an element is a row of indices and costs nothing.
+    indices = indices.skip(skipped_steps * own)
+    shares = indices.map(lambda count, row: (count // own, first + count % own, row))
+    return shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
-def _flip_some(pixels, seed):
-    mirrored = tf.random.stateless_uniform((pixels.shape[0], 1, 1, 1), seed, alg="philox") < 0.5
-    return tf.where(mirrored, pixels[:, :, ::-1], pixels)
+def measure_throughput(dataset, images_per_element, seconds=1.0):
+    """Images a second that a data set gives when nothing else is done with them.
+
+    Reads from the data set's beginning, until so many seconds have passed or it ends. The first element is not counted.
+
+    Args:
+        dataset: tf.data.Dataset of two elements or more.
+        images_per_element: how many images each of its elements has.
+        seconds: how long to read.
+
+    Raises:
+        DataError: if the data set has only one element, or none.
+
+    Example:
+        >>> digits = open_images("digits", image_size=8, channels=1)
+        >>> measure_throughput(training_batches(digits, batch_size=32, seed=0), images_per_element=32) > 0
+        True
+    """
+    iterator = iter(dataset)
+    next(iterator, None)
+    started, elapsed, count = time.monotonic(), 0.0, 0
+    for _ in iterator:
+        count += 1
+        elapsed = time.monotonic() - started
+        if elapsed >= seconds:
+            break
+    if not count:
+        raise DataError("dataset: got one with fewer than 2 elements, expected 2 or more")
+    return count * images_per_element / elapsed
 
 
 def open_images(
-    source, image_size, channels, name=None, split="train", root=None, cache_dir=None, memory_limit=2 * 2**30
+    source, image_size, channels, name=None, split="train", root=None, cache_dir=None, cache_gb=2.0, max_corrupt=100
 ):
     """Opens a data set; each image is cut to its largest centred part of the wanted form, then resized.
 
@@ -154,14 +215,17 @@ def open_images(
         name: of the TFDS data set, such as "cifar10".
         split: of the TFDS data set, such as "train" or "train[:90%]"; the other sources have "train" only.
         root: the folder of images, searched recursively; for TFDS its data_dir, None for its default.
-        cache_dir: where decoded TFDS images over `memory_limit` are kept; None is ~/.cache/tf_blurdiff.
-        memory_limit: so many bytes of decoded images are kept in memory; a larger folder is decoded every epoch.
+        cache_dir: where decoded TFDS images over `cache_gb` are kept; None is ~/.cache/tf_blurdiff.
+        cache_gb: images that decoded take up so many GB (10^9 bytes) or less are kept in memory. A larger folder is
+            decoded every epoch.
+        max_corrupt: so many files of a folder may be unreadable. Each is named on stderr when it is met, and the next
+            readable file is used in its place.
 
     Returns:
-        `Images`.
+        `Images`. Reading from a folder with more unreadable files, or with no other, raises DataError.
 
     Raises:
-        DataError: if the data cannot be found or read, or an argument is out of range.
+        DataError: if the data cannot be found, or an argument is out of range.
 
     Example:
         >>> digits = open_images("digits", image_size=8, channels=1)
@@ -173,15 +237,19 @@ def open_images(
         raise DataError(f"image_size: got {image_size}, expected an integer >= 1 or [height, width]")
     if channels not in (1, 3):
         raise DataError(f"channels: got {channels}, expected 1 or 3")
+    if not cache_gb >= 0:
+        raise DataError(f"cache_gb: got {cache_gb}, expected a number >= 0")
+    if max_corrupt < 0:
+        raise DataError(f"max_corrupt: got {max_corrupt}, expected an integer >= 0")
     if source in ("digits", "image_folder") and split != "train":
         raise DataError(f"split: got {split!r}, expected 'train', the only split of {source}")
     image_shape = (*size, channels)
     if source == "digits":
         return _open_digits(image_shape)
     if source == "image_folder":
-        return _open_folder(root, image_shape, memory_limit)
+        return _open_folder(root, image_shape, cache_gb * _GIGABYTE, max_corrupt)
     if source == "tfds":
-        return _open_tfds(name, split, root, image_shape, cache_dir, memory_limit)
+        return _in_memory(*read_tfds(name, split, root, image_shape, cache_dir, cache_gb * _GIGABYTE))
     raise DataError(f"source: got {source!r}, expected one of digits, image_folder, tfds")
 
 
@@ -201,96 +269,7 @@ def _open_digits(image_shape):
     return _in_memory(pixels, digits.target.astype(np.int64), num_classes=10)
 
 
-def _open_folder(root, image_shape, memory_limit):
-    paths = find_images(root)
-    decode = Decoder(paths, image_shape, keep=len(paths) * math.prod(image_shape) <= memory_limit)
-    return Images(decode, len(paths), image_shape)
-
-
-def _open_tfds(name, split, data_dir, image_shape, cache_dir, memory_limit):
-    builder, num_classes = _tfds_builder(name, data_dir)
-    dataset = _tfds_examples(builder, split, labels=num_classes is not None)
-    count = int(dataset.cardinality())
-    if count * math.prod(image_shape) <= memory_limit:
-        pixels, labels = np.empty((count, *image_shape), np.uint8), np.empty(count, np.int64)
-        _decode_all(dataset, pixels, labels)
-    else:
-        key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape)])
-        folder = Path(cache_dir or "~/.cache/tf_blurdiff").expanduser() / key
-        pixels, labels = _decoded_on_disk(dataset, (count, *image_shape), folder)
-    return _in_memory(pixels, labels if num_classes is not None else None, num_classes)
-
-
-def _tfds_builder(name, data_dir):
-    import tensorflow_datasets as tfds
-
-    if not name:
-        raise DataError(f"name: got {name!r}, expected the name of a TFDS data set such as 'cifar10'")
-    try:
-        builder = tfds.builder(_TFDS_ALIASES.get(name, name), data_dir=data_dir)
-    except (ValueError, ImportError, AssertionError):
-        raise DataError(f"name: got {name!r}, which TFDS does not have; expected {_tfds_names(tfds, name)}") from None
-    features = dict(builder.info.features) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
-    image, label = features.get("image"), features.get("label")
-    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
-        raise DataError(f"name: got {name!r}, expected a data set with 8-bit images under the key 'image'")
-    return builder, label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
-
-
-def _tfds_names(tfds, name):
-    dataset, slash, _ = name.partition("/")
-    known = tfds.list_builders(with_community_datasets=False)
-    if not slash or dataset not in known:
-        return f"a name such as {', '.join(difflib.get_close_matches(dataset, known) or ['cifar10'])}"
-    configurations = ", ".join(tfds.builder_cls(dataset).builder_configs)
-    return f"{dataset!r} with one of {configurations}" if configurations else repr(dataset)
-
-
-def _tfds_examples(builder, split, labels):
-    if not builder.is_prepared():
-        name, folder = builder.info.full_name, builder.data_dir
-        logging.warning("TFDS has no %s in %s: downloading it, which needs a network.", name, folder)
-        try:
-            builder.download_and_prepare()
-        except Exception as error:  # TFDS passes on whatever its downloaders and optional packages raise.
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise DataError(
-                f"name: {name!r} is not in {folder} and could not be prepared ({reason}); expected a network, or "
-                "root to be a TFDS data_dir that has it"
-            ) from error
-    try:
-        dataset = builder.as_dataset(split=split, shuffle_files=False)
-    except (ValueError, KeyError, AssertionError):
-        known = ", ".join(builder.info.splits)
-        raise DataError(f"split: got {split!r}, expected one of {known}, or a slice such as 'train[:90%]'") from None
-    return dataset.map(lambda example: (example["image"], example["label"] if labels else tf.constant(0, tf.int64)))
-
-
-def _decode_all(dataset, pixels, labels):
-    progress = tqdm(dataset.as_numpy_iterator(), "Decoding images", len(pixels), unit="image", disable=None)
-    for i, (picture, label) in enumerate(progress):
-        pixels[i] = fit(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture), pixels.shape[1:])
-        labels[i] = label
-
-
-def _decoded_on_disk(dataset, shape, folder):
-    """Memory-mapped images and labels, decoded into `folder` the first time."""
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        free, needed = shutil.disk_usage(folder.parent).free, math.prod(shape) + 8 * shape[0]
-        # Writing to a memory map on a full disk kills the process.
-        if free < needed:
-            raise DataError(f"cache_dir: {str(folder.parent)!r} has {free} bytes free, expected {needed} or more")
-        scratch = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        scratch.mkdir(exist_ok=True)
-        logging.info("Decoding %d images into %s.", shape[0], folder)
-        pixels = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, shape)
-        labels = np.empty(shape[0], np.int64)
-        _decode_all(dataset, pixels, labels)
-        pixels.flush()
-        np.save(scratch / "labels.npy", labels)
-        try:
-            scratch.rename(folder)
-        except OSError:  # Another process was faster.
-            shutil.rmtree(scratch)
-    return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy")
+def _open_folder(root, image_shape, memory_limit, max_corrupt):
+    names = FileNames(root)
+    keep = len(names) * math.prod(image_shape) <= memory_limit
+    return Images(Decoder(names, image_shape, keep, max_corrupt), len(names), image_shape)

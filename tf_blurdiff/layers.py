@@ -11,6 +11,9 @@ from tf_blurdiff.stateless_random import uniform_rows
 
 register = keras.saving.register_keras_serializable("tf_blurdiff")
 
+# Of a group of the group normalisation.
+_LEAST_CHANNELS = 4
+
 
 def upsample(x):
     """Doubles height and width by repeating each pixel: `[B, H, W, C]` to `[B, 2 H, 2 W, C]`.
@@ -122,14 +125,16 @@ class GroupNorm(keras.layers.Layer):
     `y = norm(x) * gamma * (1 + scale) + beta * (1 + scale) + shift`. Statistics are float32 whatever the policy.
 
     Args:
-        max_groups: the number of groups is the largest common divisor of this and the channels.
+        max_groups: the number of groups is the largest divisor of this and of the channels that leaves a group 4
+            channels or more. Alone, a channel would lose its mean, and a bias before it would have no gradient.
         epsilon: added to the variance.
 
     Call arguments:
         x: `[B, H, W, C]`.
         modulation: None, or `[B, 2 C]`: scale and shift, one after the other.
 
-    Reference: Wu and He, Group Normalization, 2018; the modulation: Dhariwal and Nichol, 2021, section 3.
+    Reference: Wu and He, Group Normalization, 2018; 4 channels: Karras et al., Elucidating the Design Space of
+    Diffusion-Based Generative Models, 2022; the modulation: Dhariwal and Nichol, 2021, section 3.
     """
 
     def __init__(self, max_groups=32, epsilon=1e-5, **kwargs):
@@ -139,7 +144,9 @@ class GroupNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        groups = math.gcd(self.max_groups, channels)
+        most = math.gcd(self.max_groups, channels)
+        fitting = (n for n in range(1, most + 1) if most % n == 0 and channels // n >= _LEAST_CHANNELS)
+        groups = max(fitting, default=1)
         # Multiplying by this block matrix averages over each group and hands the average to its channels.
         block = np.full([channels // groups] * 2, groups / channels)
         self.same_group = np.kron(np.eye(groups), block).astype("float32")

@@ -5,7 +5,6 @@ import os
 import warnings
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from tf_blurdiff.dct import dct2, idct2
@@ -21,15 +20,11 @@ from tf_blurdiff.sampling_arguments import (
     default_num_steps,
     default_sampler,
 )
-from tf_blurdiff.stateless_random import fold, global_rows, normal_rows, uniform_rows
-
-# What a training step draws, each from a sequence of its own.
-_TIME, _NOISE, _DROPOUT, _LABEL = range(4)
-_LOSSES = {"squared_error": ops.square, "absolute_error": ops.abs}
+from tf_blurdiff.training_step import LOSSES, StepGuard, StepRecord, TrainingMethods
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
-class DiffusionModel(SamplingMethods, keras.Model):
+class DiffusionModel(TrainingMethods, SamplingMethods, keras.Model):
     """A diffusion model, diagonal in the DCT basis, as a Keras model.
 
     It trains with `compile(optimizer)` and `fit(dataset)` on batches of images `[B, H, W, C]` in [-1, 1], or of
@@ -93,8 +88,8 @@ class DiffusionModel(SamplingMethods, keras.Model):
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
         get_prediction(prediction, process)
-        if loss_type not in _LOSSES:
-            raise UserError(f"loss_type must be one of {', '.join(_LOSSES)}. Received: {loss_type!r}")
+        if loss_type not in LOSSES:
+            raise UserError(f"loss_type must be one of {', '.join(LOSSES)}. Received: {loss_type!r}")
         self.network = network
         self.process = process
         self.prediction = prediction
@@ -155,6 +150,9 @@ class DiffusionModel(SamplingMethods, keras.Model):
         for average, weight in zip(self.averages, self.network.trainable_variables):
             average.assign(weight)
         self.built = True
+        # In no file: what is only of use in training.
+        in_float16 = any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
+        self.step_guard, self.step_record = StepGuard(scales_loss=in_float16), StepRecord()
 
     def adapt(self, batches):
         """Gathers what sampling needs to know of the training images: their DCT statistics, and the prior.
@@ -186,115 +184,6 @@ class DiffusionModel(SamplingMethods, keras.Model):
         rest = [variable.value for variable in self.network.non_trainable_variables]
         arguments = {"training": False} if "training" in self._network_takes else {}
         return self.network.stateless_call([v.value for v in self.averages], rest, inputs, **arguments)[0]
-
-    # Training
-
-    @property
-    def metrics(self):
-        return [self.loss_tracker]
-
-    def example_losses(self, network, x0, t, eps_freq, label=None):
-        """The error of the prediction, averaged over an image.
-
-        Args:
-            network: a function of `[z, t]` or `[z, t, label]`.
-            x0: images in [-1, 1], `[B, H, W, C]`.
-            t: times, `[B]`; of the process's levels if the prediction is by level.
-            eps_freq: standard normal noise in the DCT basis, `[B, H, W, C]`.
-            label: int `[B]`, if the network takes labels.
-
-        Returns:
-            float32 `[B]`.
-        """
-        prediction, size = get_prediction(self.prediction), self.image_shape[:2]
-        at_t = self.process.marginal(t, *size)
-        at_s = self.process.marginal(self.process.next_level(t), *size) if prediction.by_level else None
-        x0_freq = dct2(x0)
-        z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
-        target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
-        output = network(self.network_inputs(idct2(z_freq), t, label))
-        error = _LOSSES[self.loss_type](ops.cast(output, "float32") - idct2(target_freq))
-        return ops.mean(error, axis=(1, 2, 3))
-
-    def make_train_function(self, force=False):
-        """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.network.trainable_variables)
-        return super().make_train_function(force)
-
-    def train_step(self, data):
-        """One step on this replica's share of the global batch; returns the metrics."""
-        x0, label = self._unpack(data)
-        seed = fold([0, self.seed], self.optimizer.iterations)
-        t, eps_freq = self._draw_time_and_noise(seed, x0)
-        label = self._drop_labels(label, fold(seed, _LABEL))
-        with tf.GradientTape() as tape:
-            losses = self.example_losses(
-                lambda inputs: self(inputs, training=True, seed=fold(seed, _DROPOUT)), x0, t, eps_freq, label
-            )
-            # Gradients are summed over replicas, so each contributes its share of the global mean.
-            loss = ops.mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync
-        weights = self.network.trainable_variables
-        self._apply_gradients(tape.gradient(loss, weights), weights)
-        self._update_averages(weights)
-        self.loss_tracker.update_state(losses)
-        return self.get_metrics_result()
-
-    def test_step(self, data):
-        """The loss of the averaged weights, with the same draws for every batch."""
-        x0, label = self._unpack(data)
-        t, eps_freq = self._draw_time_and_noise(fold([1, self.seed]), x0)
-        self.loss_tracker.update_state(self.example_losses(self.averaged_call, x0, t, eps_freq, label))
-        return self.get_metrics_result()
-
-    def _unpack(self, data):
-        x0, label, weight = keras.utils.unpack_x_y_sample_weight(data)
-        if weight is not None:
-            raise ValueError("Sample weights are not supported; give images, or (images, labels)")
-        if self.num_classes is not None and label is None:
-            raise ValueError("A network with num_classes trains on (images, labels). Received: images alone")
-        return ops.cast(x0, "float32"), label
-
-    def network_inputs(self, z, t, label):
-        """`[z, t]`, or `[z, t, label]` for a network with labels."""
-        return [z, t] if self.num_classes is None else [z, t, label]
-
-    def _draw_time_and_noise(self, seed, x0):
-        # Times are spread evenly over the global batch from one random start: each is uniform, together they vary less.
-        rows, total = global_rows(ops.shape(x0)[0])
-        start = tf.random.stateless_uniform((), fold(seed, _TIME), alg="philox")
-        t = (start + tf.cast(rows, tf.float32) / tf.cast(total, tf.float32)) % 1.0
-        if get_prediction(self.prediction).by_level:
-            t = self.process.level_time(t)
-        return t, normal_rows(fold(seed, _NOISE), (ops.shape(x0)[0], *x0.shape[1:]))
-
-    def _drop_labels(self, label, seed):
-        if not self.label_dropout:
-            return label
-        dropped = uniform_rows(seed, (ops.shape(label)[0], 1))[:, 0] < self.label_dropout
-        return ops.where(dropped, ops.cast(self.num_classes, "int64"), ops.cast(label, "int64"))
-
-    def _apply_gradients(self, gradients, weights):
-        # Keras clips each replica's gradient before it sums them. The norm to bound is the sum's.
-        num_replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        # An embedding's gradient is sparse; a weight that the loss does not depend on has none.
-        gradients = [
-            ops.zeros_like(weight) if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient, weight in zip(gradients, weights)
-        ]
-        if num_replicas > 1:
-            gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        if self.clip_norm is not None:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
-        # The optimizer will sum over replicas once more.
-        self.optimizer.apply([gradient / num_replicas for gradient in gradients], weights)
-
-    def _update_averages(self, weights):
-        step = ops.cast(self.optimizer.iterations, "float32")
-        share = 1.0 - ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
-        for average, weight in zip(self.averages, weights):
-            average.assign(average + share * (weight - average))
 
     # Evaluation
 

@@ -2,9 +2,11 @@
 
     python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out samples.png
     python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 1000 --out_dir samples
+    python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 50000 --out samples.npz
 
-Image number i has the seed --seed + i and depends on it alone: the same seed is the same image in any batch. Other ways
-to use seeds, one at a time:
+Image number i has the seed --seed + i and depends on it alone: the same seed is the same image in any batch, and on
+however many devices. For a folder or an .npz all GPUs work, and all machines of TF_CONFIG; the same command again makes
+only what is missing. Other ways to use seeds, one at a time; but for the first, on one device and not into an .npz:
 
     --noise_seed 7             starts of their own, all with the noise of seed 7 in the steps
     --interpolate_to 99        images on the way from --seed to seed 99
@@ -21,7 +23,9 @@ from absl import flags
 
 from tf_blurdiff import command_line
 from tf_blurdiff.data import to_unit_range
+from tf_blurdiff.devices import STRATEGIES, open_devices
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.generation import SETTINGS_FILE, generate
 from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.image_files import read_image
 from tf_blurdiff.model import load_model
@@ -46,8 +50,14 @@ _IMAGE = flags.DEFINE_string("image", None, "A picture to start from.")
 _STRENGTH = flags.DEFINE_float("strength", 1.0, "With --image: how much of the process is undone, from 0 to 1.")
 _TRAJECTORY = flags.DEFINE_bool("trajectory", False, "Show z_t of the first seed at --num_images times of its way.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at once (default: by their size).", lower_bound=1)
-_OUT = flags.DEFINE_string("out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png).")
+_OUT = flags.DEFINE_string(
+    "out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png); or .npz file for all."
+)
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for one PNG file per image, named after its seed.")
+_STRATEGY = flags.DEFINE_enum(
+    "strategy", "auto", list(STRATEGIES), "For --out_dir and .npz; auto: the workers of TF_CONFIG, or all GPUs."
+)
+_REPLICAS = flags.DEFINE_integer("replicas", None, "With --strategy mirrored: how many devices (default: all GPUs).")
 
 
 def main():
@@ -56,6 +66,39 @@ def main():
         raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")
     way = _way()
     out, out_dir = _places()
+    if way is _from_seeds and (out_dir or _is_npz(out)):
+        _generate(out, out_dir)
+    else:
+        _draw(way, out, out_dir)
+
+
+def _generate(out, out_dir):
+    """From seeds, on all devices, into files."""
+    if out_dir and _is_npz(out):
+        raise UserError(f"give --out_dir or an .npz, not both. Received: {out_dir} and {out}")
+    devices = open_devices(_STRATEGY.value, _REPLICAS.value, in_step=False)
+    print(devices.describe())
+    with devices.strategy.scope():
+        model = load_model(_MODEL.value)
+    seeds = _seeds(_SEED.value, _NUM_IMAGES.value)
+    generate(model, seeds, out_dir or out, devices, noise_seed=_NOISE_SEED.value, **_sampling(model, len(seeds)))
+    if not devices.is_chief:
+        print("the images of this worker are made; the first worker says when all are")
+        return
+    if out_dir and out:
+        save_grid(np.stack([read_image(out_dir / f"{name}.png", model.image_shape) for name in _names(seeds)]), out)
+        print(f"grid: {out}")
+    print(f"images: {out_dir}/{_names(seeds)[0]}.png ..." if out_dir else f"images: {out}")
+
+
+def _draw(way, out, out_dir):
+    """In any way, on one device, into a grid and files."""
+    if _STRATEGY.value not in ("auto", "one_device") or _REPLICAS.value is not None:
+        raise UserError("--strategy and --replicas are for images from seeds into --out_dir or an .npz")
+    if _is_npz(out):
+        raise UserError(f"an .npz is for images from seeds; expected a PNG file for --out. Received: {out}")
+    if out_dir and (out_dir / SETTINGS_FILE).exists():
+        raise UserError(f"--out_dir must be another folder: {out_dir} holds images that were made otherwise")
     model = load_model(_MODEL.value)
     names, images = way(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:
@@ -145,8 +188,12 @@ def _labels(num_classes, count):
     return [given[i % len(given)] for i in range(count)]
 
 
+def _is_npz(path):
+    return path is not None and path.suffix == ".npz"
+
+
 def _places():
-    """The grid's file and the images' folder, either may be None; made before hours of sampling, not after."""
+    """The file (grid or .npz) and the images' folder, either may be None; made before hours of sampling, not after."""
     out_dir = pathlib.Path(_OUT_DIR.value) if _OUT_DIR.value else None
     out = pathlib.Path(_OUT.value or "samples.png") if _OUT.value or not out_dir else None
     for folder in filter(None, (out_dir, out and out.parent)):
@@ -157,7 +204,7 @@ def _places():
         if not os.access(folder, os.W_OK):
             raise UserError(f"the pictures cannot be written: no permission in {folder}")
     if out and out.is_dir():
-        raise UserError(f"--out must be a PNG file. Received: the folder {out}")
+        raise UserError(f"--out must be a PNG or .npz file. Received: the folder {out}")
     return out, out_dir
 
 

@@ -1,6 +1,6 @@
 """How a `DiffusionModel` samples: from seeds, from images, between seeds, from bands of two seeds.
 
-All of it is `start` and `advance`, which are traced and which the export uses too.
+All of it is `start` and `advance`, which are traced. `draw` is both in one, for the export and for `generation`.
 """
 
 import math
@@ -92,7 +92,7 @@ class SamplingMethods:
         seeds = checked_seeds(seeds)
         noise_seeds = seeds if noise_seeds is None else checked_seeds(noise_seeds, "noise_seeds", len(seeds))
         settings, times = self.sampling(sampler, num_steps, grid, eta, delta, strength)
-        conditions = self._conditions(labels, guidance_scale, len(seeds))
+        conditions = self.conditions(labels, guidance_scale, len(seeds))
         if images is None:
             if strength != 1.0:
                 raise UserError(f"strength is for images that are given; without, it is 1. Received: {strength!r}")
@@ -157,7 +157,7 @@ class SamplingMethods:
         names = ("sampler", "num_steps", "grid", "eta", "delta")
         settings, times = self.sampling(**{name: arguments.pop(name) for name in names if name in arguments})
         guidance = arguments.pop("labels", None), arguments.pop("guidance_scale", 1.0)
-        conditions = self._conditions(*guidance, len(seeds))
+        conditions = self.conditions(*guidance, len(seeds))
         self.check_prior()
 
         def start(rows):
@@ -168,9 +168,8 @@ class SamplingMethods:
         return self._run(start, noise, conditions, times, settings, **arguments)
 
     def _run(self, start, noise, conditions, times, settings, batch_size=None, return_trajectory=False, verbose=False):
-        check_count("batch_size", 1 if batch_size is None else batch_size)
+        batch_size = self.images_at_once(batch_size)
         count, num_steps = len(noise.seeds), len(times) - 1
-        batch_size = batch_size or max(1, _PIXELS_PER_BATCH // math.prod(self.image_shape[:2]))
         block = 1 if return_trajectory else -(-num_steps // _PROGRESS_BLOCKS) if verbose else num_steps
         results = []
         with tqdm(total=count * num_steps, disable=not verbose, desc="sampling", unit="step") as progress:
@@ -190,7 +189,7 @@ class SamplingMethods:
         images = [np.concatenate(batches) for batches in zip(*results)]
         return np.stack(images) if return_trajectory else np.clip(images[0], -1.0, 1.0)
 
-    # What the export traces
+    # What the export and `generation` trace
 
     def sampling(self, sampler=None, num_steps=None, grid=None, eta=0.0, delta=None, strength=1.0):
         """Fills in the model's own settings and checks all.
@@ -268,6 +267,22 @@ class SamplingMethods:
             last,
         )
 
+    def draw(self, seeds, noise_seeds, labels, guidance_scale, times, settings):
+        """Whole images, for graphs: what `sample` draws, without its checks.
+
+        Args:
+            seeds, noise_seeds: int64 `[B]`, of the start and of the steps.
+            labels, guidance_scale: as in `advance`.
+            times, settings: from `sampling`.
+
+        Returns:
+            float32 `[B, H, W, C]` in [-1, 1].
+        """
+        state = self.first_state(self.start(SeededNoise(seeds), labels), settings)
+        span = tf.constant(0), tf.constant(settings.num_steps)
+        state = self.advance(state, SeededNoise(noise_seeds), labels, guidance_scale, times, *span, settings)
+        return tf.clip_by_value(idct2(state[0]), -1.0, 1.0)
+
     def _guided_call(self, z, t, labels, guidance_scale):
         """Ho and Salimans, Classifier-Free Diffusion Guidance, 2022, equation 6."""
         if not self.label_dropout:
@@ -315,7 +330,12 @@ class SamplingMethods:
                 "with the training images, or give images"
             )
 
-    def _conditions(self, labels, guidance_scale, count):
-        """Labels int64 `[count]` and guidance scales float32 `[count]`."""
+    def images_at_once(self, batch_size=None):
+        """The batch size as it is given, or else one that fits; or a UserError."""
+        check_count("batch_size", 1 if batch_size is None else batch_size)
+        return batch_size or max(1, _PIXELS_PER_BATCH // math.prod(self.image_shape[:2]))
+
+    def conditions(self, labels, guidance_scale, count):
+        """Labels int64 `[count]` and guidance scales float32 `[count]`, or a UserError."""
         labels = checked_labels(labels, self.num_classes, self.label_dropout, count)
         return labels, checked_guidance_scale(guidance_scale, self.label_dropout, count)

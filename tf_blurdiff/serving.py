@@ -13,9 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_blurdiff.cpp_runtime import run_in_cpp_runtime
 from tf_blurdiff.data import to_uint8
-from tf_blurdiff.dct import idct2
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.stateless_random import SeededNoise
 
 # What the export is checked with, and what the server runs before it reports ready.
 _KNOWN_SEEDS = (0, 1, 2, 3)
@@ -44,11 +42,7 @@ class _Served(tf.Module):
         def sample(seed, label=None, guidance_scale=None):
             label = tf.zeros_like(seed) if label is None else label
             guidance_scale = tf.ones(tf.shape(seed)) if guidance_scale is None else guidance_scale
-            noise = SeededNoise(seed)
-            state = model.first_state(model.start(noise, label), settings)
-            span = tf.constant(0), tf.constant(settings.num_steps)
-            state = model.advance(state, noise, label, guidance_scale, times, *span, settings)
-            return tf.clip_by_value(idct2(state[0]), -1.0, 1.0)
+            return model.draw(seed, seed, label, guidance_scale, times, settings)
 
         def png(*arguments):
             encoded = tf.map_fn(tf.io.encode_png, to_uint8(self.sample(*arguments)), fn_output_signature=tf.string)

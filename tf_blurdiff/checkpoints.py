@@ -1,0 +1,99 @@
+"""Checkpoints: the values of variables in files, `ckpt-STEP.*`, each whole or not there."""
+
+import contextlib
+import shutil
+
+import tensorflow as tf
+
+from tf_blurdiff.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of one folder.
+
+    Args:
+        folder: a pathlib.Path, which `save` makes if it is missing.
+        variables: what they hold: a list of tf.Variable, the same in every process that uses the folder.
+        keep: how many to keep, the newest.
+    """
+
+    def __init__(self, folder, variables, keep):
+        self.folder = folder
+        self._keep = keep
+        # Variables one by one: TensorFlow does not find those that a Keras model keeps in a list of its own.
+        self._checkpoint = tf.train.Checkpoint(variables=variables)
+
+    def steps(self):
+        """The numbers of the checkpoints that are there, rising."""
+        return steps_in(self.folder)
+
+    def save(self, step, keep_too=None):
+        """Writes one and removes the oldest; a failure leaves those that were there.
+
+        Args:
+            step: its number.
+            keep_too: the number of one that stays, however old.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._checkpoint.write(str(self.folder / f"ckpt-{step}"))
+        except (tf.errors.OpError, OSError) as error:
+            self._remove(step)
+            raise OSError(None, getattr(error, "message", None) or str(error)) from error
+        steps = self.steps()
+        for old in steps[: -self._keep]:
+            if old != keep_too:
+                self._remove(old)
+
+    def restore_newest(self, report):
+        """Reads the newest that is whole.
+
+        Args:
+            report: called with a line of text for every one that is not.
+
+        Returns:
+            Its number, or None if there is no checkpoint.
+
+        Raises:
+            UserError: if there are some, but none can be read.
+        """
+        for step in reversed(self.steps()):
+            path = self.folder / f"ckpt-{step}"
+            try:
+                self._checkpoint.read(str(path)).assert_consumed()
+                return step
+            except Exception as error:  # TensorFlow's reader raises IndexError and others, as the damage has it.
+                reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                report(f"{path} cannot be read ({reason}); trying the one before")
+        if self.steps():
+            raise UserError(
+                f"no checkpoint in {self.folder} can be read; expected one that is whole and of this network. "
+                "Use another run directory to begin again"
+            )
+        return None
+
+    def remove_parts(self):
+        """Removes what a process left that was killed while it wrote."""
+        whole = {f"ckpt-{step}" for step in self.steps()}
+        for path in self.folder.glob("ckpt-*"):
+            if path.name.split(".")[0] not in whole:
+                _remove(path)
+
+    def _remove(self, step):
+        # The index first: without it the rest does not count.
+        for path in (self.folder / f"ckpt-{step}.index", *self.folder.glob(f"ckpt-{step}[._]*")):
+            _remove(path)
+
+
+def steps_in(folder):
+    """The numbers of a folder's checkpoints, rising; found by their files."""
+    names = (path.stem.removeprefix("ckpt-") for path in folder.glob("ckpt-*.index"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

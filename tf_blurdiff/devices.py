@@ -1,0 +1,163 @@
+"""The devices that work together: one, several of one machine, or several machines (workers).
+
+Every worker runs the same program; TF_CONFIG tells each where the others are and which one it is itself.
+"""
+
+import json
+import os
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_blurdiff.errors import UserError
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
+
+
+class Devices(NamedTuple):
+    """A strategy of tf.distribute, and this process's place in it.
+
+    A replica is one device's copy of the model. Replicas are numbered over all workers, and a worker's own follow one
+    another. Of workers that are not in step, each has a strategy of its own and counts its own replicas alone.
+    """
+
+    strategy: tf.distribute.Strategy
+    worker: int = 0
+    num_workers: int = 1
+    in_step: bool = True
+
+    @property
+    def is_chief(self):
+        """Whether this worker is the one that writes."""
+        return self.worker == 0
+
+    @property
+    def num_replicas(self):
+        """Of all workers, if they are in step."""
+        return self.strategy.num_replicas_in_sync
+
+    @property
+    def own_replicas(self):
+        """The numbers of this worker's replicas."""
+        if not self.in_step:
+            return range(self.num_replicas)
+        count = self.num_replicas // self.num_workers
+        return range(self.worker * count, (self.worker + 1) * count)
+
+    def mean_function(self):
+        """A function that takes a list of numbers and returns their means over all workers, which must all call it."""
+        if self.num_workers == 1:
+            return lambda values: [float(value) for value in values]
+
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32)])
+        def mean(values):
+            own = self.strategy.run(tf.identity, args=(values,))
+            return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, own, axis=None)
+
+        return lambda values: mean(tf.constant(values, tf.float32)).numpy().tolist()
+
+    def describe(self):
+        """One line for people."""
+        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+        replicas = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''} on {kind}"
+        if self.num_workers == 1:
+            return replicas
+        return f"worker {self.worker} of {self.num_workers}, {replicas}{'' if self.in_step else ' of its own'}"
+
+
+def open_devices(name="auto", replicas=None, in_step=True):
+    """Makes the devices of this process ready; call it before TensorFlow has computed anything.
+
+    Args:
+        name: "one_device"; "mirrored", the devices of this machine; "multi_worker", those of all machines in TF_CONFIG;
+            "auto", what there is: the workers of TF_CONFIG, else all GPUs, else one device.
+        replicas: for "mirrored", how many devices; None is all GPUs. On a machine without GPUs the processor is
+            divided into so many logical devices, which is for trying things out and not faster.
+        in_step: whether workers join, as training must. If not, each works with the devices of its machine alone, and
+            nothing happens to the others when one is stopped or started again.
+
+    Returns:
+        `Devices`.
+
+    Raises:
+        UserError: for devices that are not there, and for a TF_CONFIG that cannot be used.
+
+    Example:
+        >>> open_devices("one_device").num_replicas
+        1
+    """
+    if name not in STRATEGIES:
+        raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
+    if replicas is not None and replicas < 1:
+        raise UserError(f"replicas must be 1 or more, or null. Received: {replicas!r}")
+    workers, worker = _workers()
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "auto":
+        many = replicas is not None or len(gpus) > 1
+        name = "multi_worker" if len(workers) > 1 else "mirrored" if many else "one_device"
+    if replicas is not None and name != "mirrored":
+        raise UserError(f"replicas are for the strategy mirrored; with {name} it must be null. Received: {replicas!r}")
+    if name == "multi_worker":
+        if not workers:
+            raise UserError("strategy multi_worker needs the environment variable TF_CONFIG, which is not set")
+        strategy = _multi_worker_strategy() if in_step else _own_strategy(gpus)
+        return Devices(strategy, worker, len(workers), in_step)
+    if name == "mirrored":
+        return Devices(tf.distribute.MirroredStrategy(_own_devices(gpus, replicas)))
+    return Devices(tf.distribute.get_strategy())
+
+
+def _own_strategy(gpus):
+    # Not MirroredStrategy's own choice of devices, which would be those of all workers in TF_CONFIG.
+    return tf.distribute.MirroredStrategy(_own_devices(gpus, None)) if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def _own_devices(gpus, replicas):
+    kind, count = ("GPU", len(gpus)) if gpus else ("CPU", replicas or 1)
+    wanted = replicas or count
+    if wanted > count:
+        raise UserError(f"replicas must be {count} or less, the number of GPUs here. Received: {wanted}")
+    if kind == "CPU":
+        _divide_processor(wanted)
+    return [f"{kind}:{number}" for number in range(wanted)]
+
+
+def _divide_processor(count):
+    (processor,) = tf.config.list_physical_devices("CPU")
+    if len(tf.config.get_logical_device_configuration(processor) or [None]) >= count:
+        return
+    try:
+        logical = [tf.config.LogicalDeviceConfiguration()] * count
+        tf.config.set_logical_device_configuration(processor, logical)
+    except RuntimeError as error:
+        raise UserError(f"replicas: {count} logical devices cannot be made: {error}") from error
+
+
+def _multi_worker_strategy():
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except (ValueError, RuntimeError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"the workers of TF_CONFIG cannot be joined: {reason}") from error
+
+
+def _workers():
+    """The addresses of all workers, the chief first, and the number of this one; none without TF_CONFIG."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return [], 0
+    try:
+        description = json.loads(text)
+        cluster, task = description.get("cluster") or {}, description.get("task") or {}
+        if not cluster:
+            return [], 0
+        chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
+        kind, index = task["type"], int(task["index"])
+        number = index if kind == "chief" else len(chiefs) + index
+        known = set(cluster) <= {"chief", "worker"} and all(isinstance(hosts, list) for hosts in cluster.values())
+        if not known or not 0 <= index < len(cluster[kind]):
+            raise ValueError(f"task {kind} {index} of the cluster {cluster}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        example = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
+        raise UserError(f"TF_CONFIG cannot be used ({error}); expected something like {example}") from None
+    return chiefs + workers, number

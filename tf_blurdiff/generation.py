@@ -1,0 +1,302 @@
+"""Many images, one for each seed, on all devices and workers, into files; what is there already is not made again.
+
+Workers talk to each other through the files alone: each makes its share of the seeds, and one that was stopped can be
+started again while the others go on.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import time
+import zipfile
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+from PIL import Image, PngImagePlugin
+from tqdm import tqdm
+
+from tf_blurdiff.data import to_uint8
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.image_files import read_image
+from tf_blurdiff.sampling_arguments import checked_seeds
+from tf_blurdiff.stateless_random import global_rows
+
+# Says beside the images how they were made.
+SETTINGS_FILE = "settings.json"
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def generate(
+    model,
+    seeds,
+    out,
+    devices,
+    labels=None,
+    guidance_scale=1.0,
+    *,
+    noise_seed=None,
+    batch_size=None,
+    sampler=None,
+    num_steps=None,
+    grid=None,
+    eta=0.0,
+    delta=None,
+    verbose=False,
+):
+    """Writes one image for each seed, those of `DiffusionModel.sample`, whatever number of devices makes them.
+
+    Stopped at any moment and called again, it makes what is missing. Files appear whole or not at all, and no more than
+    a batch of images is in memory at once.
+
+    Args:
+        model: a `DiffusionModel`, made or loaded inside `devices.strategy.scope()`.
+        seeds: different integers, `[N]`. More may be added to a folder later.
+        out: a folder for files `seed_<seed>.png`, or a path that ends in .npz. That file has the arrays image, uint8
+            `[N, H, W, C]`, seed, int64 `[N]`, and for a model with labels label, int64 `[N]`, num_classes for none;
+            until all images are there, they are in the folder `<out>.parts`. All workers must see the same files.
+        devices: a `Devices`, of `open_devices(in_step=False)`.
+        labels: integers `[N]`, as in `sample`.
+        guidance_scale: one number, as in `sample`.
+        noise_seed: one seed for the steps' noise of all images; None for each image's own.
+        batch_size: images in the memory of one device at once; None chooses.
+        sampler, num_steps, grid, eta, delta: as in `sample`.
+        verbose: whether to show a progress bar.
+
+    Returns:
+        After this worker's images are made; the first worker waits for all.
+
+    Raises:
+        UserError: for an argument that is not allowed, for a place that cannot be written, and for one that holds
+            images of another model, other settings or other labels.
+
+    Example:
+        >>> import tempfile
+        >>> import tf_blurdiff as bd
+        >>> from tf_blurdiff.devices import open_devices
+        >>> devices, folder = open_devices("one_device", in_step=False), tempfile.mkdtemp()
+        >>> with devices.strategy.scope():
+        ...     network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1)
+        ...     model = bd.DiffusionModel(network, bd.process.blurring(sigma_blur_max=4.0))
+        >>> generate(model, range(3), folder + "/three.npz", devices, num_steps=2)
+        >>> np.load(folder + "/three.npz")["image"].shape
+        (3, 8, 8, 1)
+    """
+    if model.distribute_strategy is not devices.strategy:
+        raise UserError("the model must be made or loaded inside devices.strategy.scope(). Received: one of elsewhere")
+    seeds, out = checked_seeds(seeds), pathlib.Path(out)
+    if len(np.unique(seeds)) < len(seeds):
+        raise UserError(f"seeds must be different from each other. Received: {len(seeds)}, some of them equal")
+    settings, times = model.sampling(sampler, num_steps, grid, eta, delta)
+    labels, guidance_scales = model.conditions(labels, guidance_scale, len(seeds))
+    if np.ndim(guidance_scale):
+        raise UserError(f"guidance_scale must be one number for all images. Received: {guidance_scale!r}")
+    if noise_seed is not None:
+        checked_seeds([noise_seed], "noise_seed")
+    batch_size = model.images_at_once(batch_size)
+    model.check_prior()
+    draw = _Drawing(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, times, settings)
+    made_by = {"model": _fingerprint(model), **settings._asdict()}
+    made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
+    label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
+    with _one_line_for_what_fails(out, batch_size):
+        if out.suffix == ".npz":
+            _generate_file(out, label_of, made_by, model.image_shape, devices, draw, verbose)
+        else:
+            _generate_folder(out, label_of, made_by, devices, draw, verbose)
+
+
+def _generate_folder(folder, label_of, made_by, devices, draw, verbose):
+    _begin(folder, made_by, devices.worker)
+    share = list(label_of)[devices.worker :: devices.num_workers]
+    present = _present(folder)
+    _check_labels(folder, {seed: label_of[seed] for seed in share if _name(seed) in present})
+    missing = [seed for seed in share if _name(seed) not in present]
+    initial = len(share) - len(missing)
+    with tqdm(total=len(share), initial=initial, desc="sampling", unit="image", disable=not verbose) as progress:
+        for seeds in draw.batches(missing):
+            labels = [label_of[seed] for seed in seeds]
+            for seed, label, image in zip(seeds, labels, draw(seeds, labels)):
+                _write_png(folder / _name(seed), image, label)
+            progress.update(len(seeds))
+    if devices.is_chief and devices.num_workers > 1:
+        _wait_for_others(folder, label_of, verbose)
+
+
+def _generate_file(out, label_of, made_by, image_shape, devices, draw, verbose):
+    parts = out.with_name(f"{out.name}.parts")
+    if out.exists():
+        _check_file(out, label_of, made_by)
+    else:
+        _generate_folder(parts, label_of, made_by, devices, draw, verbose)
+        if devices.is_chief:
+            _pack(out, parts, label_of, made_by, image_shape)
+    if devices.is_chief:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+class _Drawing:
+    """The traced function, which each replica calls for its rows of a batch."""
+
+    def __init__(self, model, strategy, batch_size, guidance_scale, noise_seed, times, settings):
+        self._strategy, self._noise_seed = strategy, noise_seed
+        self._rows_per_replica = batch_size
+
+        def on_replica(*batch):
+            rows, _ = global_rows(tf.shape(batch[0])[0] // strategy.num_replicas_in_sync)
+            seeds, noise_seeds, labels = (tf.gather(part, rows) for part in batch)
+            scales = tf.fill(tf.shape(seeds), guidance_scale)
+            return to_uint8(model.draw(seeds, noise_seeds, labels, scales, times, settings))
+
+        inputs = [tf.TensorSpec([None], tf.int64)] * 3
+        self._draw = tf.function(lambda *batch: strategy.run(on_replica, args=batch), inputs, autograph=False)
+
+    def batches(self, seeds):
+        """Lists of seeds, as many as the replicas draw at once."""
+        size = self._rows_per_replica * self._strategy.num_replicas_in_sync
+        return [seeds[first : first + size] for first in range(0, len(seeds), size)]
+
+    def __call__(self, seeds, labels):
+        """Images, uint8 `[B, H, W, C]`, for the seeds and labels (or None each) of a batch."""
+        noise_seeds = [seed if self._noise_seed is None else self._noise_seed for seed in seeds]
+        labels = [label or 0 for label in labels]
+        # Every replica gets as many rows: at the end, the last seed again.
+        padding = (0, -len(seeds) % self._strategy.num_replicas_in_sync)
+        batch = [tf.constant(np.pad(part, padding, mode="edge"), tf.int64) for part in (seeds, noise_seeds, labels)]
+        # Each worker fetches its own replicas' images, so that none has to wait for another.
+        images = self._strategy.experimental_local_results(self._draw(*batch))
+        return np.concatenate([part.numpy() for part in images])[: len(seeds)]
+
+
+# How the images were made
+
+
+def _fingerprint(model):
+    """Of all that an image depends on in the model: its arguments, and the averaged weights."""
+    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True).encode())
+    # Not non_trainable_variables, which has the states of Keras's seed generators, new in every process.
+    variables = [*model.averages, *model.network.non_trainable_weights, model.freq_mean, model.freq_std]
+    if not model.process.ends_in_noise:
+        variables += model.prior.variables
+    for variable in variables:
+        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable)))
+    return digest.hexdigest()[:16]
+
+
+def _begin(folder, made_by, worker):
+    """Makes the folder, or checks that what is in it was made in the same way."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SETTINGS_FILE
+    if not path.exists():
+        if _present(folder):
+            raise UserError(f"{folder} holds images but no {SETTINGS_FILE}; expected an empty folder, or one to resume")
+        # Of workers that begin together, the last one's stays.
+        temporary = folder / f".{SETTINGS_FILE}.writing-{worker}"
+        temporary.write_text(json.dumps(made_by, indent=1) + "\n")
+        os.replace(temporary, path)
+    _check_settings(folder, path.read_text(), made_by)
+
+
+def _check_settings(place, text, made_by):
+    try:
+        there = dict(json.loads(text))
+    except (ValueError, TypeError):
+        raise UserError(f"{place} does not say how its images were made; expected another place") from None
+    keys = [key for key in {**made_by, **there} if there.get(key) != made_by.get(key)]
+    _refuse(place, [f"{key} ({there.get(key)!r} there, {made_by.get(key)!r} here)" for key in keys])
+
+
+def _check_labels(folder, label_of):
+    for seed, label in label_of.items():
+        if label is not None:
+            with Image.open(folder / _name(seed)) as image:
+                there = image.info.get("label")
+            _refuse(folder, [f"label of seed {seed} ({there} there, {label} here)"] if there != str(label) else [])
+
+
+def _check_file(out, label_of, made_by):
+    try:
+        with zipfile.ZipFile(out) as archive:
+            text = archive.comment.decode()
+        with np.load(out) as file:
+            there = {name: file[name].tolist() for name in ("seed", "label") if name in file}
+    except (zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise UserError(f"{out} is there already and is not a whole .npz: {error}") from None
+    _check_settings(out, text, made_by)
+    here = {name: values.tolist() for name, values in _columns(label_of).items()}
+    _refuse(out, [f"{name}s (another list)" for name in here if there.get(name) != here[name]])
+
+
+def _refuse(place, differences):
+    if differences:
+        raise UserError(
+            f"{place} holds images that were made otherwise: {', '.join(differences)}; expected the same, or another "
+            "place"
+        )
+
+
+# Files
+
+
+def _name(seed):
+    return f"seed_{seed}.png"
+
+
+def _present(folder):
+    # Names with a dot in front are what an interruption left.
+    return {entry.name for entry in os.scandir(folder) if entry.name.startswith("seed_")}
+
+
+def _write_png(path, image, label):
+    text = PngImagePlugin.PngInfo()
+    if label is not None:
+        text.add_text("label", str(label))
+    temporary = path.with_name(f".{path.name}.writing")
+    pixels = image[:, :, 0] if image.shape[-1] == 1 else image
+    Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+    os.replace(temporary, path)
+
+
+def _wait_for_others(folder, seeds, verbose):
+    names, said = {_name(seed) for seed in seeds}, False
+    while missing := len(names - _present(folder)):
+        if verbose and not said:
+            print(f"waiting for {missing} images of the other workers", flush=True)
+        said = True
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _columns(label_of):
+    columns = {"seed": np.array(list(label_of), np.int64)}
+    if None not in label_of.values():
+        columns["label"] = np.array(list(label_of.values()), np.int64)
+    return columns
+
+
+def _pack(out, folder, label_of, made_by, image_shape):
+    temporary = out.with_name(f".{out.name}.writing")
+    with zipfile.ZipFile(temporary, "w") as archive:
+        archive.comment = json.dumps(made_by).encode()  # Where it is in nobody's way.
+        # As numpy.savez would, but an image at a time.
+        with archive.open("image.npy", "w", force_zip64=True) as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(label_of), *image_shape)}
+            np.lib.format.write_array_header_1_0(member, header)
+            for seed in label_of:
+                member.write(read_image(folder / _name(seed), image_shape).tobytes())
+        for name, values in _columns(label_of).items():
+            with archive.open(f"{name}.npy", "w") as member:
+                np.lib.format.write_array(member, values)
+    os.replace(temporary, out)
+
+
+@contextlib.contextmanager
+def _one_line_for_what_fails(out, batch_size):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
+    except tf.errors.ResourceExhaustedError:
+        raise UserError(f"batch_size must be smaller: {batch_size} images do not fit in a device's memory") from None

@@ -1,0 +1,38 @@
+"""Being asked to stop: SIGTERM, as a machine sends that is about to be taken away, and Ctrl-C."""
+
+import contextlib
+import signal
+import threading
+
+
+class Interruption:
+    """While entered, SIGTERM and the first Ctrl-C are noted and nothing more; a second Ctrl-C interrupts at once.
+
+    Attributes:
+        signal: the one that came, or None.
+
+    Example:
+        >>> with Interruption() as interruption:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     interruption.signal.name
+        'SIGTERM'
+    """
+
+    def __init__(self):
+        self.signal = None
+        self._restore = contextlib.ExitStack()
+
+    def __enter__(self):
+        # Python hands signals to the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._restore.callback(signal.signal, number, signal.signal(number, self._note))
+        return self
+
+    def __exit__(self, *error):
+        self._restore.close()
+
+    def _note(self, number, frame):
+        if number == signal.SIGINT and self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = signal.Signals(number)
