@@ -81,6 +81,7 @@ MISTAKES = {
         "--out_dir must be another folder: generated holds images that were made otherwise",
     ),
     "unwritable": (["sample", "--model", MODEL, "--out", "corrupt.keras/x.png"], "cannot be written"),
+    "nothing to launch": (["launch", "--num_workers", "2"], "give the command after --, such as"),
     "nothing to export": (["export"], "give --model and --out"),
     "version 0": (["export", "--model", MODEL, "--out", "served", "--version", "0"], "version must be an integer of 1"),
     "nothing to verify": (["export", "--verify", "nowhere/1"], "nowhere/1 is no export of tf_blurdiff"),
@@ -123,7 +124,10 @@ def test_a_mistake_is_one_message_and_status_2(answers, name):
     assert len(lines) == 1, result.stderr
 
 
-@pytest.mark.parametrize("name, flag", [("train", "--run_dir"), ("sample", "--num_steps"), ("export", "--verify")])
+@pytest.mark.parametrize(
+    "name, flag",
+    [("train", "--run_dir"), ("sample", "--num_steps"), ("export", "--verify"), ("launch", "--max_restarts")],
+)
 def test_help_answers(name, flag, tmp_path):
     result = commands.run(name, "--help", cwd=tmp_path)
     assert result.returncode == 0

@@ -22,6 +22,10 @@ NOT_RUN = {
     "docker ": "needs a container engine",
     "tensorflow_model_server": "in no package registry",
     "python export/client.py --model classes": "needs a served model with labels",
+    "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
+    "python -m tf_blurdiff.train --config fashion_mnist.yaml": "needs that data",
+    "python benchmarks/image_folder.py": "needs Debian packages with photographs",
+    "python benchmarks/full_size.py": "needs many minutes and 10 GB",
 }
 
 
@@ -66,7 +70,7 @@ def output_of(line, folder, timeout=300):
 
 
 def is_slow(line):
-    return line.startswith(("for ", "python benchmarks/"))
+    return line.startswith(("for ", "python benchmarks/", "python -m tf_blurdiff.launch"))
 
 
 def test_the_pages_commands_run_in_their_order(folder):
@@ -95,7 +99,7 @@ def test_the_pages_benchmarks_run(folder):
     assert len(lines) >= 6
     for line in sorted(lines):  # The loop that trains comes first.
         output = output_of(line, folder, timeout=1800)
-        assert line.startswith("for ") or "|---|" in output, line
+        assert not line.startswith("python benchmarks/") or "|---|" in output, line
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/families.md"])

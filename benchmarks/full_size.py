@@ -1,0 +1,92 @@
+"""The CIFAR-10 and LSUN configs at their full size: parameters, a training step on the processor, memory for a GPU.
+
+    python benchmarks/full_size.py
+
+For each config, processes of their own train one step at two small batch sizes, on TFDS's mock data (noise in the data
+set's form). The memory of an image is the difference of the two processes' peaks, per image; it holds the activations
+that the gradient needs. What a GPU needs is then estimated as `bytes of the state + batch size * bytes of an image`.
+The state is five numbers of four bytes a parameter: weight, gradient, Adam's two moments, average. Nothing here ran on
+a GPU, whose convolutions ask for work space of their own.
+"""
+
+import math
+import multiprocessing
+import resource
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from absl import flags
+
+from tf_blurdiff import command_line
+
+# Config, overrides of its network, and the parameters that were published, in millions.
+_DDPM = "network.channels=128 network.multipliers=[1,2,2,2] network.num_res_blocks=2 network.attention_resolutions=[16]"
+_ROWS = {
+    "cifar10": ("cifar10", [], "not found"),
+    "lsun": ("lsun", [], "not found"),
+    "DDPM's network for CIFAR-10": ("cifar10_gaussian", _DDPM.split(), "35.7 (Ho et al., 2020)"),
+}
+_ONLY = flags.DEFINE_list("rows", list(_ROWS), "Rows of the table.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["2", "6"], "Two batch sizes to tell an image's memory by.")
+_PRECISION = flags.DEFINE_string("precision", "float32", "train.precision of the steps.")
+
+_GIGABYTE, _BYTES_OF_STATE = 1e9, 5 * 4
+
+
+def main():
+    """Prints the table."""
+    print(
+        "| config | parameters, millions | published | seconds a step, batch | state, GB | an image, GB "
+        "| one GPU at the config's batch, GB | largest batch in 24 GB |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    few, many = (int(size) for size in _BATCH_SIZES.value)
+    for name in _ONLY.value:
+        (parameters, seconds, low, batch_size), (_, _, high, _) = (in_new_process(name, size) for size in (few, many))
+        state, image = parameters * _BYTES_OF_STATE / _GIGABYTE, (high - low) / (many - few) / _GIGABYTE
+        print(
+            f"| {name} | {parameters / 1e6:.1f} | {_ROWS[name][2]} | {seconds:.1f}, {few} | {state:.2f} "
+            f"| {image:.3f} | {state + batch_size * image:.1f} | {int((24 - state) / image)} |",
+            flush=True,
+        )
+
+
+def in_new_process(name, batch_size):
+    """`measure`, with a peak of memory that is its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, name, batch_size, _PRECISION.value).result()
+
+
+def measure(name, batch_size, precision):
+    """(parameters, seconds of the second step, peak bytes of the process, the config's own batch size)."""
+    import tensorflow_datasets as tfds
+
+    from tf_blurdiff import training
+    from tf_blurdiff.config import load_config
+
+    name, overrides, _ = _ROWS[name]
+    full = load_config(name)
+    settings = [*overrides, "train.steps=2", f"train.batch_size={batch_size}", f"train.precision={precision}"]
+    config = load_config(name, [*settings, "train.strategy=one_device"])
+    seconds = []
+    run_block = training.Run._run_block
+
+    def timed(*arguments):
+        started = time.monotonic()
+        result = run_block(*arguments)
+        seconds.append(time.monotonic() - started)
+        return result
+
+    training.Run._run_block = timed
+    # Sampling and judging are not what is measured.
+    training.Run._draw_samples = training.Run._save = lambda self, step: None
+    with tempfile.TemporaryDirectory() as folder, tfds.testing.mock_data(num_examples=2 * batch_size):
+        model = training.train(config, folder, verbose=False)
+    parameters = sum(math.prod(weight.shape) for weight in model.network.trainable_variables)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return parameters, seconds[-1], peak, full.train.batch_size
+
+
+if __name__ == "__main__":
+    command_line.run(main)
