@@ -65,6 +65,9 @@ UNUSABLE = [
     '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "worker", "index": 0}}',
     '{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}, "task": {"type": "ps", "index": 0}}',
     '{"cluster": {"worker": ["a:1"]}, "task": {"type": "evaluator", "index": 0}}',
+    '{"cluster": {"worker": [1]}, "task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"worker": ["host"]}, "task": {"type": "worker", "index": 0}}',
+    '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0.7}}',
     '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}',
 ]  # fmt: skip
 

@@ -148,5 +148,34 @@ def test_the_launcher_gives_up_in_the_end_and_at_once_on_mistakes(tmp_path):
         run_workers(["nothing-such"], 1)
 
 
+def test_the_launcher_stops_what_a_wrapper_started(tmp_path):
+    """Worker 0 is a shell whose child would sleep on; the child holds the output open."""
+    program = (
+        "import subprocess, time\n"
+        "if index == 1: time.sleep(1); sys.exit(7)\n"
+        "subprocess.run(['sh', '-c', 'sleep 300; echo ' + sys.argv[1]])\n"
+    )
+    status, _ = launched(tmp_path, program, max_restarts=0)
+    assert status == 7
+    assert not any(str(tmp_path) in command_of(folder) for folder in pathlib.Path("/proc").glob("[0-9]*"))
+
+
+def command_of(folder):
+    try:
+        # A process that has ended and was not asked for its status has an empty one.
+        return (folder / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def test_the_launcher_does_not_wait_for_a_reader(tmp_path):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    command = [sys.executable, "-c", "for number in range(30_000): print('line', number)"]
+    assert run_workers(command, 1, 0, Closed()) == 0
+
+
 def test_free_ports_are_different():
     assert len(set(free_ports(20))) == 20

@@ -17,7 +17,7 @@ from tf_blurdiff.config import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.run_directory import MetricsLog, check_config, locked, write_atomically
-from tf_blurdiff.training_step import StepGuard
+from tf_blurdiff.training_step import StepGuard, StepRecord
 
 ONE_DEVICE = Devices(tf.distribute.get_strategy())
 TINY = load_config("digits", commands.TINY)
@@ -177,7 +177,8 @@ def test_batches_that_are_all_not_a_number_stop_training(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"not finite in the last \d+ steps, up to step .*training has diverged"):
         train_here(tmp_path)
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index"))[0] == "ckpt-10"
-    assert all(np.isfinite(row["loss"]) for row in rows_of(tmp_path, "loss"))
+    losses = [row["loss"] for row in rows_of(tmp_path, "loss")]
+    assert np.isfinite(losses[:3]).all() and set(losses[3:]) <= {None}
 
 
 def test_the_loss_scale_falls_at_once_and_rises_in_time(monkeypatch):
@@ -234,6 +235,22 @@ def test_checkpoints_of_a_best_that_is_old_stay(tmp_path):
     }
 
 
+def test_a_damaged_checkpoint_does_not_push_out_the_one_after(tmp_path):
+    from tf_blurdiff.checkpoints import Checkpoints
+
+    variable, lines = tf.Variable(1.0), []
+    checkpoints = Checkpoints(tmp_path, [variable], keep=1)
+    checkpoints.save(10), checkpoints.save(20, keep_too=10)
+    (tmp_path / "ckpt-20.data-00000-of-00001").write_bytes(b"")
+    assert checkpoints.restore_newest(lines.append) == 10 and "ckpt-20 cannot be read" in lines[0]
+    variable.assign(2.0)
+    checkpoints.save(15)
+    variable.assign(3.0)
+    assert checkpoints.restore_newest(lines.append) == 15 and float(variable) == 2.0
+    checkpoints.save(20)
+    assert checkpoints.steps() == [20]
+
+
 def test_the_best_model_is_kept(tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
     saved = []
@@ -250,13 +267,21 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch):
 def test_metrics_are_read_up_to_a_broken_line(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl")
     assert log.rows() == [] and log.best("loss") == (float("inf"), None)
-    for step, loss in ((5, 2.0), (10, 1.0), (15, 1.5)):
+    for step, loss in ((1, None), (5, 2.0), (10, 1.0), (15, 1.5)):
         log.append({"step": step, "loss": loss})
     with open(log.path, "a") as file:
         file.write('{"step": 20, "lo')
     assert log.best("loss") == (1.0, 10)
     log.drop_after(10)
-    assert [row["step"] for row in log.rows()] == [5, 10]
+    assert [row["step"] for row in log.rows()] == [1, 5, 10]
+
+
+def test_a_loss_of_nothing_is_none():
+    record = StepRecord()
+    record.update(tf.constant([np.nan, np.nan]), tf.constant([0.1, 0.9]), tf.constant(np.nan))
+    assert record.read() == {"loss": None, "gradient_norm": None, "loss_by_time": [None] * 4}
+    record.update(tf.constant([1.0, 3.0]), tf.constant([0.1, 0.9]), tf.constant(2.0))
+    assert record.read() == {"loss": 2.0, "gradient_norm": 2.0, "loss_by_time": [1.0, None, None, 3.0]}
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

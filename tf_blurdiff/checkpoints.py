@@ -43,8 +43,8 @@ class Checkpoints:
         except (tf.errors.OpError, OSError) as error:
             self._remove(step)
             raise OSError(None, getattr(error, "message", None) or str(error)) from error
-        steps = self.steps()
-        for old in steps[: -self._keep]:
+        # One with a higher number is of a run that went further and was damaged: it does not count as new.
+        for old in [other for other in self.steps() if other <= step][: -self._keep]:
             if old != keep_too:
                 self._remove(old)
 

@@ -5,6 +5,8 @@ Every worker runs the same program; TF_CONFIG tells each where the others are an
 
 import json
 import os
+import re
+import sys
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -100,7 +102,7 @@ def open_devices(name="auto", replicas=None, in_step=True):
     if name == "multi_worker":
         if not workers:
             raise UserError("strategy multi_worker needs the environment variable TF_CONFIG, which is not set")
-        strategy = _multi_worker_strategy() if in_step else _own_strategy(gpus)
+        strategy = _multi_worker_strategy(workers) if in_step else _own_strategy(gpus)
         return Devices(strategy, worker, len(workers), in_step)
     if name == "mirrored":
         return Devices(tf.distribute.MirroredStrategy(_own_devices(gpus, replicas)))
@@ -133,7 +135,10 @@ def _divide_processor(count):
         raise UserError(f"replicas: {count} logical devices cannot be made: {error}") from error
 
 
-def _multi_worker_strategy():
+def _multi_worker_strategy(workers):
+    if len(workers) > 1:
+        # TensorFlow waits for the others for long, and hears no signal but SIGKILL meanwhile.
+        print(f"joining {len(workers)} workers: {', '.join(workers)}", file=sys.stderr, flush=True)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy()
     except (ValueError, RuntimeError, tf.errors.OpError) as error:
@@ -152,11 +157,12 @@ def _workers():
         if not cluster:
             return [], 0
         chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
-        kind, index = task["type"], int(task["index"])
-        number = index if kind == "chief" else len(chiefs) + index
+        kind, index = task.get("type"), task.get("index")
         known = set(cluster) <= {"chief", "worker"} and all(isinstance(hosts, list) for hosts in cluster.values())
-        if not known or not 0 <= index < len(cluster[kind]):
+        known = known and all(re.fullmatch(r".+:\d+", str(host)) for host in chiefs + workers)
+        if not known or kind not in cluster or not re.fullmatch(r"\d+", str(index)) or int(index) >= len(cluster[kind]):
             raise ValueError(f"task {kind} {index} of the cluster {cluster}")
+        number = int(index) if kind == "chief" else len(chiefs) + int(index)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
         raise UserError(f"TF_CONFIG cannot be used ({error}); expected something like {example}") from None

@@ -246,15 +246,15 @@ def _name(seed):
 
 
 def _present(folder):
-    # Names with a dot in front are what an interruption left.
-    return {entry.name for entry in os.scandir(folder) if entry.name.startswith("seed_")}
+    # Names with a dot in front are what an interruption left; an empty file can be what a power cut did.
+    return {entry.name for entry in os.scandir(folder) if entry.name.startswith("seed_") and entry.stat().st_size}
 
 
 def _write_png(path, image, label):
     text = PngImagePlugin.PngInfo()
     if label is not None:
         text.add_text("label", str(label))
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     pixels = image[:, :, 0] if image.shape[-1] == 1 else image
     Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
     os.replace(temporary, path)

@@ -6,7 +6,7 @@ import threading
 
 
 class Interruption:
-    """While entered, SIGTERM and the first Ctrl-C are noted and nothing more; a second Ctrl-C interrupts at once.
+    """While entered, SIGTERM and Ctrl-C are noted and nothing more; Ctrl-C after either interrupts at once.
 
     Attributes:
         signal: the one that came, or None.

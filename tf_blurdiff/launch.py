@@ -5,7 +5,7 @@
 Each worker gets a TF_CONFIG with addresses on this machine's loopback interface, and its lines are marked with its
 number. For several machines, set TF_CONFIG on each and start the command there (docs/training.md).
 
-The status is 0 when every worker ended with 0; else that of the first that did not, after the restarts are used up. A
+The status is 0 when every worker ended with 0; else that of one that did not, after the restarts are used up. A
 signal to stop is passed on to all workers.
 """
 

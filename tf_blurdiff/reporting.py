@@ -1,6 +1,7 @@
 """What a training run tells on its way: a progress bar, metrics.jsonl, TensorBoard."""
 
 import contextlib
+import math
 import sys
 
 import tensorflow as tf
@@ -50,22 +51,23 @@ class Report:
         self._progress.update(steps)
 
     def log(self, step, scalars, loss_by_time):
-        """Writes a dict of numbers, and the losses of equal parts of [0, 1]."""
+        """Writes a dict of numbers, and the losses of equal parts of [0, 1]; None where there is none."""
         with writing(self.run_dir, "metrics.jsonl"):
             self.metrics_log.append({"step": step, **scalars, "loss_by_time": loss_by_time})
-        for name, value in scalars.items():
-            tf.summary.scalar(name, value, step=step)
         parts = len(loss_by_time)
-        for number, value in enumerate(loss_by_time):
-            tf.summary.scalar(f"loss_by_time/{number / parts:.2f}_{(number + 1) / parts:.2f}", value, step=step)
-        shown = {"loss": f"{scalars['loss']:.4f}", "images/s": f"{scalars['images_per_second']:.0f}"}
+        names = [f"loss_by_time/{part / parts:.2f}_{(part + 1) / parts:.2f}" for part in range(parts)]
+        for name, value in [*scalars.items(), *zip(names, loss_by_time)]:
+            if value is not None:
+                tf.summary.scalar(name, value, step=step)
+        loss = "-" if scalars["loss"] is None else f"{scalars['loss']:.4f}"
+        shown = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
         if scalars["skipped_steps"]:
             shown["skipped"] = scalars["skipped_steps"]
         self._progress.set_postfix(shown)
 
     def log_averaged_loss(self, step, loss):
         """Writes the loss of the averaged weights."""
-        self.metrics_log.append({"step": step, "averaged_loss": loss})
+        self.metrics_log.append({"step": step, "averaged_loss": loss if math.isfinite(loss) else None})
         tf.summary.scalar("averaged_loss", loss, step=step)
 
     def compare_supply(self, supply, demand):

@@ -30,10 +30,14 @@ def locked(run_dir):
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(f"run directory {run_dir} is in use by {holder}: stop that first, or use another") from None
+        except OSError as error:
+            raise UserError(
+                f"run directory {run_dir} cannot be locked: its file system says {error.strerror}"
+            ) from error
         with writing(run_dir, "the lock"):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -99,7 +103,7 @@ class MetricsLog:
         """The lines up to the first that is not whole."""
         rows = []
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(errors="replace").splitlines():
                 rows.append(json.loads(line))
         return rows
 
@@ -111,5 +115,5 @@ class MetricsLog:
 
     def best(self, name):
         """(value, step) of the smallest value of that name; (inf, None) without one."""
-        found = [(row[name], row["step"]) for row in self.rows() if name in row]
+        found = [(row[name], row["step"]) for row in self.rows() if row.get(name) is not None]
         return min(found, default=(float("inf"), None))

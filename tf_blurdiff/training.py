@@ -198,12 +198,13 @@ class Run:
             self._check_progress(step)
             if self._is_due(step, self.settings.log_every):
                 self._log(step, timed.read_and_reset())
-            if self._is_due(step, self.settings.sample_every):
-                self._draw_samples(step)
+            # First what must not be lost.
             if stop or self._is_due(step, self.settings.checkpoint_every):
                 self._save(step)
             if stop and step < self.settings.steps:
                 raise _unfinished(interruption.signal, step, self.settings.steps)
+            if self._is_due(step, self.settings.sample_every):
+                self._draw_samples(step)
 
     # Where it begins
 

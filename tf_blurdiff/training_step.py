@@ -88,17 +88,21 @@ class StepRecord:
             mean.update_state(losses, weight * ops.cast(part == number, "float32"))
 
     def read(self):
-        """The means as floats: `{"loss", "gradient_norm", "loss_by_time"}`. Every worker must call it."""
+        """The means, None of nothing: `{"loss", "gradient_norm", "loss_by_time"}`. All workers must call it."""
         return {
-            "loss": float(self.loss.result()),
-            "gradient_norm": float(self.gradient_norm.result()),
-            "loss_by_time": [float(mean.result()) for mean in self.loss_by_time],
+            "loss": _value(self.loss),
+            "gradient_norm": _value(self.gradient_norm),
+            "loss_by_time": [_value(mean) for mean in self.loss_by_time],
         }
 
     def reset(self):
         """Starts anew."""
         for mean in (self.loss, self.gradient_norm, *self.loss_by_time):
             mean.reset_state()
+
+
+def _value(mean):
+    return float(mean.result()) if float(tf.convert_to_tensor(mean.count.value)) else None
 
 
 class TrainingMethods:

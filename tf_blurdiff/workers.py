@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.interruption import Interruption
 
 _POLL_SECONDS = 0.1
+# After a signal the workers stop together, unless one does not hear it, or waits for one that is gone.
+_SECONDS_TO_STOP = 60
 # A line of its own for each time that a bar is drawn: not too often.
 _CALM_PROGRESS = {"TQDM_MININTERVAL": "10"}
 # A user's mistake is one on every try.
@@ -33,8 +35,8 @@ def run_workers(command, num_workers, max_restarts=3, output=None):
         output: a text stream for the workers' lines, each with its worker's number in front; None is stdout.
 
     Returns:
-        0 when every worker ended with status 0, else the status of the first that did not (128 and the signal's number
-        for one that was killed). After SIGTERM or Ctrl-C, which every worker is told, nothing is started again.
+        0 when every worker ended with status 0, else the status of one that did not (128 and the signal's number for
+        one that was killed). After SIGTERM or Ctrl-C, which every worker is told, nothing is started again.
 
     Raises:
         UserError: if the command cannot be started.
@@ -83,7 +85,7 @@ def _run_once(command, num_workers, output, interruption):
     finally:
         _stop(processes)
         for thread in threads:
-            thread.join()
+            thread.join(1.0)  # What a worker leaves behind may keep its output open.
 
 
 def _start(command, environment):
@@ -103,19 +105,19 @@ def _start(command, environment):
 
 
 def _wait(processes, interruption):
-    """The first status that is not 0, once there is one, or 0 once all have ended."""
-    told = False
+    """A status that is not 0, once there is one, or 0 once all have ended; after a signal, once all have ended."""
+    deadline = None
     while True:
-        if interruption.signal and not told:
+        statuses = [process.poll() for process in processes]
+        failed = [status if status > 0 else 128 - status for status in statuses if status]
+        if None not in statuses or (failed and deadline is None):
+            return failed[0] if failed else 0
+        if interruption.signal and deadline is None:
             for process in processes:
                 _send(process, interruption.signal)
-            told = True
-        statuses = [process.poll() for process in processes]
-        failed = [status for status in statuses if status]
-        if told and None in statuses:
-            failed = []  # They stop by themselves, each in its time.
-        if failed or None not in statuses:
-            return next((status if status > 0 else 128 - status for status in failed), 0)
+            deadline = time.monotonic() + _SECONDS_TO_STOP
+        if deadline is not None and time.monotonic() > deadline:
+            return Unfinished.TRY_AGAIN
         time.sleep(_POLL_SECONDS)
 
 
@@ -127,12 +129,14 @@ def _stop(processes):
 
 
 def _send(process, number):
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+    # To all that the worker started, too: the command may be a wrapper, which may be gone already.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 def _mark_lines(process, number, output):
     for line in filter(str.strip, process.stdout):
-        output.write(f"[{number}] {line}")
-        output.flush()
+        # Who reads the lines may have gone; the worker must not wait for that.
+        with contextlib.suppress(OSError):
+            output.write(f"[{number}] {line}")
+            output.flush()
