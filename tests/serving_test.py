@@ -142,9 +142,11 @@ def test_all_that_is_allowed_is_exported(tmp_path, process, prediction, sampler)
 
 def check_export_of(folder, process, prediction, sampler):
     model = models.randomized(models.make(process=process, prediction=prediction))
-    expected = model.sample(SEEDS, num_steps=6, sampler=sampler)
+    # A random network makes images more alike in every step that starts from its own answer alone: few steps.
+    num_steps = model.process.num_levels if prediction == "less_blurred" else 3
+    expected = model.sample(SEEDS, num_steps=num_steps, sampler=sampler)
     assert np.isfinite(expected).all() and np.abs(expected[0] - expected[1]).max() > 1e-5
-    export_dir = bd.export_savedmodel(model, folder, num_steps=6, sampler=sampler)
+    export_dir = bd.export_savedmodel(model, folder, num_steps=num_steps, sampler=sampler)
     loaded = tf.saved_model.load(str(export_dir))
     np.testing.assert_allclose(loaded.sample(tf.constant(SEEDS)), expected, atol=1e-4)
     image = loaded.signatures["serving_default"](seed=tf.constant(SEEDS))["image"]
