@@ -245,7 +245,7 @@ def test_unfinished_parts_are_not_mixed_either(plain, tmp_path):
 
 def strangers_image(folder):
     (folder / "set").mkdir()
-    (folder / "set" / "seed_1.png").write_bytes(b"")
+    (folder / "set" / "seed_1.png").write_bytes(b"not empty")
 
 
 def strangers_settings(folder):
