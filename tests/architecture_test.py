@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tf_blurdiff"
 LEVELS = [
-    {"_startup", "errors", "interruption", "dct", "stateless_random", "cpp_runtime"},
+    {"_startup", "errors", "interruption", "dct", "stateless_random", "group_norm", "optimizers", "cpp_runtime"},
     {"schedules", "layers", "devices", "checkpoints", "workers"},
     {"process", "unet"},
     {"predictions", "priors", "grids", "samplers", "image_files", "config_messages"},

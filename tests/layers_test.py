@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import ops
 
 import tf_blurdiff as bd
@@ -12,9 +13,10 @@ CASES = {
     "IDCT2D": (layers.IDCT2D, {}, SHAPE),
     "HeatBlur": (layers.HeatBlur, {}, [SHAPE, (2,)]),
     "Dropout": (layers.Dropout, {"rate": 0.5}, SHAPE),
-    "GroupNorm": (layers.GroupNorm, {"max_groups": 4}, SHAPE),
+    "GroupNorm": (layers.GroupNorm, {"max_groups": 4, "activation": "silu"}, SHAPE),
     "ResBlock": (layers.ResBlock, {"channels": 16, "dropout": 0.1, "attention": True}, [SHAPE, (2, 5)]),
     "SelfAttention": (layers.SelfAttention, {"head_size": 4}, SHAPE),
+    "UpsampleConv": (layers.UpsampleConv, {"channels": 5}, SHAPE),
     "TimeEmbedding": (layers.TimeEmbedding, {"size": 6}, (2,)),
 }
 
@@ -87,7 +89,7 @@ def test_a_group_has_four_channels_or_more(channels, groups):
     """Else a constant that is added to a channel would change nothing, and a bias before the layer be dead."""
     norm = layers.GroupNorm()
     norm.build((None, 2, 2, channels))
-    assert np.linalg.matrix_rank(norm.same_group) == groups
+    assert np.linalg.matrix_rank(norm.average) == groups
 
 
 def test_self_attention_is_the_formula(rng):
@@ -116,15 +118,37 @@ def test_dropout_without_a_seed_draws_anew(rng):
     assert not np.array_equal(layer(x, training=True), layer(x, training=True))
 
 
-def test_upsample_repeats_pixels(rng):
+def test_upsample_conv_is_a_convolution_of_repeated_pixels(rng):
     x = rng.normal(size=(2, 3, 5, 4)).astype("float32")
-    np.testing.assert_array_equal(layers.upsample(x), x.repeat(2, axis=1).repeat(2, axis=2))
+    ours, theirs = layers.UpsampleConv(6), keras.layers.Conv2D(6, 3, padding="same")
+    repeated = x.repeat(2, axis=1).repeat(2, axis=2)
+    ours.build(x.shape), theirs.build(repeated.shape)
+    weights = [rng.normal(size=weight.shape) for weight in theirs.get_weights()]
+    ours.set_weights(weights), theirs.set_weights(weights)
+    np.testing.assert_allclose(ours(x), theirs(repeated), atol=1e-5)
+
+
+def test_upsample_conv_has_the_gradients_of_a_convolution_of_repeated_pixels(rng):
+    x = tf.constant(rng.normal(size=(2, 3, 5, 4)), tf.float32)
+    weight, kernel = rng.normal(size=(2, 6, 10, 6)).astype("float32"), rng.normal(size=(3, 3, 4, 6))
+    layer = layers.UpsampleConv(6)
+    layer.build(x.shape)
+    layer.set_weights([kernel, np.zeros(6)])
+    kernel = tf.constant(kernel, tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([x, kernel])
+        ours = tf.reduce_sum(weight * layer(x))
+        repeated = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+        theirs = tf.reduce_sum(weight * tf.nn.conv2d(repeated, kernel, 1, "SAME"))
+    np.testing.assert_allclose(tape.gradient(ours, x), tape.gradient(theirs, x), atol=2e-5)
+    np.testing.assert_allclose(tape.gradient(ours, layer.kernel.value), tape.gradient(theirs, kernel), atol=2e-5)
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda: layers.Dropout(1.0), r"dropout rate must be in \[0, 1\). Received: 1.0"),
+        (lambda: layers.GroupNorm(activation="relu"), "activation must be 'silu' or None. Received: 'relu'"),
         (lambda: layers.TimeEmbedding(3), "must be even. Received: 3"),
         (lambda: layers.SelfAttention(head_size=5).build((1, 2, 2, 17)), "17 channels cannot be split into 3"),
     ],
@@ -146,8 +170,8 @@ def test_res_block_is_the_formula(rng):
     block = layers.ResBlock(8, dropout=0.5)
     block(x, embedding)
     block.set_weights([rng.normal(size=weight.shape) for weight in block.get_weights()])
-    hidden = block.conv_in(ops.silu(block.norm_in(x)))
-    hidden = ops.silu(block.norm_out(hidden, modulation=block.modulation(embedding)))
+    hidden = block.conv_in(block.norm_in(x))
+    hidden = block.norm_out(hidden, modulation=block.modulation(embedding))
     np.testing.assert_allclose(block(x, embedding), x + block.conv_out(hidden), atol=1e-4)
     dropped = block.dropout(hidden, training=True, seed=[1, 2])
     np.testing.assert_allclose(block(x, embedding, training=True, seed=[1, 2]), x + block.conv_out(dropped), atol=1e-4)

@@ -20,6 +20,7 @@ from tf_blurdiff.data import DataError, measure_throughput, to_unit_range, train
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.interruption import Interruption
+from tf_blurdiff.optimizers import Adam
 from tf_blurdiff.reporting import Report
 from tf_blurdiff.run_directory import check_config, locked, write_atomically, writing
 
@@ -79,7 +80,7 @@ def train_on(devices, config, run_dir, verbose=True):
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     with devices.strategy.scope():
         model = configs.build_model(config)
-        model.compile(keras.optimizers.Adam(learning_rate(config.train)))
+        model.compile(Adam(learning_rate(config.train)))
         model.optimizer.build(model.network.trainable_variables)
     try:
         return Run(config, run_dir, model, images, devices, verbose).run()

@@ -105,6 +105,11 @@ def _value(mean):
     return float(mean.result()) if float(tf.convert_to_tensor(mean.count.value)) else None
 
 
+def _move_towards(average, weight, share):
+    # `average += share * (weight - average)` in two passes over memory.
+    tf.raw_ops.ResourceApplyGradientDescent(var=average.handle, alpha=share, delta=average - weight)
+
+
 class TrainingMethods:
     """The learning half of `DiffusionModel`, which has the attributes that it works on."""
 
@@ -174,11 +179,11 @@ class TrainingMethods:
             scaled_share = share * loss_scale
         gradients = tape.gradient(scaled_share, self.network.trainable_variables)
         loss, *gradients = self._summed_over_replicas([share, *self._dense(gradients)])
-        gradients = [gradient / loss_scale for gradient in gradients]
-        norm = tf.linalg.global_norm(gradients)
+        norm = tf.linalg.global_norm(gradients) / loss_scale
+        factor = 1.0 / loss_scale
         if self.clip_norm is not None:
-            factor = self.clip_norm / ops.maximum(norm, self.clip_norm)
-            gradients = [gradient * factor for gradient in gradients]
+            factor *= self.clip_norm / ops.maximum(norm, self.clip_norm)
+        gradients = [gradient * factor for gradient in gradients]
         is_finite = ops.isfinite(loss) & ops.isfinite(norm)
         tf.distribute.get_replica_context().merge_call(self._update_if_finite, args=(gradients, is_finite))
         self.loss_tracker.update_state(losses)
@@ -253,7 +258,7 @@ class TrainingMethods:
         for average, weight in zip(self.averages, self.network.trainable_variables):
             strategy.extended.update(
                 average.value,
-                lambda average, weight, share: average.assign_add(share * (weight - average)),
+                _move_towards,
                 args=(weight.value, share),
                 group=False,
             )

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.layers import GroupNorm, ResBlock, TimeEmbedding, register, upsample
+from tf_blurdiff.layers import GroupNorm, ResBlock, TimeEmbedding, UpsampleConv, register
 from tf_blurdiff.stateless_random import fold
 
 
@@ -99,8 +99,8 @@ class UNet(keras.Model):
             for _ in range(self.num_res_blocks + 1):
                 x = next(up)(ops.concatenate([x, skips.pop()], axis=-1), **block_args, seed=next(seeds))
             if level:
-                x = next(up_convs)(upsample(x))
-        return self.conv_out(ops.silu(self.norm_out(x)))
+                x = next(up_convs)(x)
+        return self.conv_out(self.norm_out(x))
 
     def _embed(self, t, label=None):
         embedding = self.time_dense_out(self.time_dense_in(self.time_embedding(t)))
@@ -138,8 +138,8 @@ class UNet(keras.Model):
         self.down_convs = [conv(widths[level], strides=2) for level in levels[:-1]]
         self.middle_blocks = [block(levels[-1], attention=True), block(levels[-1], attention=False)]
         self.up_blocks = [b for level in reversed(levels) for b in blocks(level, self.num_res_blocks + 1)]
-        self.up_convs = [conv(widths[level]) for level in reversed(levels[1:])]
-        self.norm_out = GroupNorm(dtype=dtype)
+        self.up_convs = [UpsampleConv(widths[level], dtype=dtype) for level in reversed(levels[1:])]
+        self.norm_out = GroupNorm(activation="silu", dtype=dtype)
         self.conv_out = conv(self.image_shape[-1], kernel_initializer="zeros", dtype="float32")
 
     def _check_image_can_be_halved(self):

@@ -1,0 +1,46 @@
+"""Adam in one operation per weight."""
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+@keras.saving.register_keras_serializable("tf_blurdiff")
+class Adam(keras.optimizers.Adam):
+    """`keras.optimizers.Adam`, whose step reads and writes each weight and its moments once.
+
+    Keras spells the step out in some ten operations, each of which is a pass over memory. TensorFlow has the same
+    formula as one. Arguments, results and saved state are Keras's; with `amsgrad` the step is Keras's too.
+
+    Example:
+        >>> weight = keras.Variable([1.0, 2.0])
+        >>> Adam(0.1).apply([keras.ops.convert_to_tensor([1.0, -1.0])], [weight])
+        >>> weight.numpy().round(4).tolist()
+        [0.8999999761581421, 2.0999999046325684]
+
+    Reference: Kingma and Ba, Adam, 2015, the end of section 2.
+    """
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self.amsgrad:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        index, dtype = self._get_variable_index(variable), variable.dtype
+        step = ops.cast(self.iterations + 1, dtype)
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=ops.power(ops.cast(self.beta_1, dtype), step),
+            beta2_power=ops.power(ops.cast(self.beta_2, dtype), step),
+            lr=ops.cast(learning_rate, dtype),
+            beta1=ops.cast(self.beta_1, dtype),
+            beta2=ops.cast(self.beta_2, dtype),
+            epsilon=ops.cast(self.epsilon, dtype),
+            grad=ops.cast(gradient, dtype),
+        )
+
+
+def _handle(variable):
+    # Of this replica's copy.
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
