@@ -1,8 +1,9 @@
 # make setup       .venv with the package, its tests' needs and the client's
 # make quickstart  from nothing to images through a served endpoint
 # make test        the whole test suite; make test-slow the rare long tests
-# make bench       figures of speed; make lint ruff
+# make bench       figures of speed, beside diffusers in .venv-bench; make lint ruff
 PYTHON := .venv/bin/python
+BENCH_PYTHON := .venv-bench/bin/python
 PORT ?= 8501
 
 .PHONY: setup quickstart test test-slow lint bench
@@ -30,8 +31,16 @@ test: setup
 test-slow: setup
 	$(PYTHON) -m pytest -m slow
 
-bench: setup
-	$(PYTHON) benchmarks/blurring_cost.py
+# torch and diffusers alone, so that the two frameworks never share a process. The requirements are pyproject.toml's.
+.venv-bench/installed: pyproject.toml
+	python3.11 -m venv .venv-bench
+	$(BENCH_PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	    print(*project["optional-dependencies"]["bench"], sep="\n")' > .venv-bench/requirements.txt
+	$(BENCH_PYTHON) -m pip install --progress-bar on -r .venv-bench/requirements.txt
+	touch $@
+
+bench: setup .venv-bench/installed
+	$(PYTHON) benchmarks/speed --diffusers_python $(BENCH_PYTHON)
 
 lint: setup
 	.venv/bin/ruff check .

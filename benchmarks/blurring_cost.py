@@ -21,7 +21,12 @@ from tf_blurdiff import command_line
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Rounds after the warm-up.", lower_bound=1)
 
 # image shape, batch size, the network's width and multipliers
-SIZES = [((8, 8, 1), 64, 32, (1, 2)), ((32, 32, 3), 16, 64, (1, 2, 2))]
+SIZES = [
+    ((8, 8, 1), 64, 32, (1, 2)),
+    ((32, 32, 1), 64, 32, (1, 2, 2)),
+    ((32, 32, 3), 16, 64, (1, 2, 2)),
+    ((64, 64, 3), 4, 64, (1, 2, 3)),
+]
 _SAMPLING_STEPS = 4
 
 

@@ -1,0 +1,90 @@
+"""The parent's end of the conversation with a side, a process of its own."""
+
+import json
+import pathlib
+import subprocess
+import tempfile
+
+from tf_blurdiff.errors import UserError
+
+_FOLDER = pathlib.Path(__file__).resolve().parent
+
+
+class Side:
+    """A started side program; also a context manager that ends it.
+
+    Args:
+        name: of the side, for messages.
+        program: file in this folder.
+        python: the interpreter whose packages it uses.
+    """
+
+    def __init__(self, name, program, python):
+        self.name = name
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
+        command = [python, str(_FOLDER / program)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        try:
+            self._process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
+        except OSError as error:
+            raise UserError(f"cannot start the side {name}: {python}: {error.strerror}") from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Ends the process and waits for its end."""
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._errors.close()
+
+    def ask(self, do, **command):
+        """Sends one command and waits for its answer.
+
+        Raises:
+            UserError: the command failed or the process has ended; the message says why.
+        """
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise UserError(f"the side {self.name} ended with status {self._process.wait()}: {self._last_error()}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise UserError(f"the side {self.name} cannot {do}: {answer['error']}")
+        return answer
+
+    def _last_error(self):
+        self._errors.seek(0)
+        lines = self._errors.read().strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+class Sides:
+    """Starts the sides by name: "tf_blurdiff", "diffusers", "SavedModel"."""
+
+    def __init__(self, own_python, diffusers_python):
+        self._pythons = {
+            "tf_blurdiff": (own_python, "side_tf_blurdiff.py"),
+            "diffusers": (diffusers_python, "side_diffusers.py"),
+            "SavedModel": (own_python, "side_savedmodel.py"),
+        }
+
+    def start(self, name):
+        """A new process."""
+        python, program = self._pythons[name]
+        return Side(name, program, python)
+
+    def python(self, name):
+        """The interpreter of a side."""
+        return self._pythons[name][0]
