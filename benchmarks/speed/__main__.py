@@ -34,7 +34,7 @@ _ALL = flags.DEFINE_boolean("all_sizes", False, "Sampling, memory and start-up a
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 # The cost of blurring is small against the noise of one round.
-_BLURRING_ROUNDS = 3
+_BLURRING_ROUNDS = 2
 
 
 def main():

@@ -24,23 +24,45 @@ class Operations:
 def count_operations(concrete_function):
     """The `Operations` of a concrete function whose shapes are all known.
 
-    Functions that it calls are counted at each call; of a condition's branches, the larger. A loop's body counts once.
+    What no result depends on is not counted, since TensorFlow leaves it out. Functions that it calls are counted at
+    each call; of a condition's branches, the larger. A loop's body counts once.
     """
-    graph_def = concrete_function.graph.as_graph_def(add_shapes=True)
+    graph = concrete_function.graph
+    graph_def = graph.as_graph_def(add_shapes=True)
     functions = {function.signature.name: function for function in graph_def.library.function}
-    return _of_nodes(graph_def.node, {}, functions)
+    results = [tensor.op.name for tensor in graph.outputs] + [op.name for op in graph.control_outputs]
+    return _of_nodes(graph_def.node, {}, results, functions)
 
 
-def _of_nodes(nodes, arguments, functions):
+def _of_nodes(nodes, arguments, results, functions):
     shapes = {**arguments, **{node.name: _output_shapes(node) for node in nodes}}
     total = Operations()
-    for node in nodes:
+    for node in _needed(nodes, results):
         total += _of_node(node, shapes)
-        called = [functions[name] for name in _called(node) if name in functions]
-        if called:
-            counts = [_of_nodes(function.node_def, _argument_shapes(function), functions) for function in called]
+        counts = [_of_function(functions[name], functions) for name in _called(node) if name in functions]
+        if counts:
             total += max(counts, key=lambda count: count.executed)
     return total
+
+
+def _of_function(function, functions):
+    results = [_node_name(name) for name in function.ret.values()] + list(function.control_ret.values())
+    return _of_nodes(function.node_def, _argument_shapes(function), results, functions)
+
+
+def _needed(nodes, results):
+    by_name, seen, waiting = {node.name: node for node in nodes}, set(), list(results)
+    while waiting:
+        name = waiting.pop()
+        if name in by_name and name not in seen:  # Else it is an argument.
+            seen.add(name)
+            waiting += map(_node_name, by_name[name].input)
+    return [by_name[name] for name in seen]
+
+
+def _node_name(name):
+    # Of "name", "name:1", "name:product:0" within a function, or "^name" for control.
+    return name.removeprefix("^").split(":")[0]
 
 
 def _output_shapes(node):
@@ -67,7 +89,6 @@ def _of_node(node, shapes):
         return Operations()
 
     def input_shape(number):
-        # "name", "name:1", or within a function "name:product:0".
         name, *index = node.input[number].split(":")
         return shapes[name][int(index[-1]) if index else 0]
 

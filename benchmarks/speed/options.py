@@ -7,7 +7,7 @@ import platform
 from absl import flags
 from sizes import SIZES
 
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds after the warm-up.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 4, "Rounds after the warm-up.", lower_bound=1)
 SIZE_NAMES = flags.DEFINE_multi_enum("sizes", None, list(SIZES), "Only this size; may be given again. Default: all.")
 OUT = flags.DEFINE_string("out", None, "A file for what is printed.")
 

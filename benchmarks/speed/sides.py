@@ -1,5 +1,6 @@
 """The parent's end of the conversation with a side, a process of its own."""
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -37,7 +38,8 @@ class Side:
 
     def close(self):
         """Ends the process and waits for its end."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # What a process that has died did not read.
+            self._process.stdin.close()
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
