@@ -115,7 +115,7 @@ def main(request_path: str, reply_path: str) -> None:
         feeds = {name: _feed_array(name, feed) for name, feed in request["feeds"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"cannot use the request {request_path}: {error!r}") from error
-    reply = _Runtime(_load_library(), export_dir).run(feeds, fetches)
+    reply = Runtime(load_library(), export_dir).run(feeds, fetches)
     with open(reply_path, "wb") as file:  # given a path, savez would append .npz to it
         np.savez(file, **reply)
     if "tensorflow" in sys.modules:
@@ -132,7 +132,7 @@ def _feed_array(name: str, feed: dict) -> np.ndarray:
         raise RuntimeError(f"feed {name}: {error!r}") from error
 
 
-def _load_library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
     """The wheel's C++ library, found without importing TensorFlow, with XLA switched off as TF Serving does."""
     spec = importlib.util.find_spec("tensorflow")
     if spec is None or not spec.submodule_search_locations:
@@ -199,8 +199,8 @@ def _declare(library: ctypes.CDLL) -> None:
         function.restype, function.argtypes = result, arguments
 
 
-class _Runtime:
-    """A loaded SavedModel. Nothing is freed: the process ends after one run."""
+class Runtime:
+    """A loaded SavedModel. Nothing is freed: a process of few runs is what it is for."""
 
     def __init__(self, library: ctypes.CDLL, export_dir: str):
         self._c = library

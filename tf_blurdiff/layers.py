@@ -157,9 +157,6 @@ class GroupNorm(keras.layers.Layer):
             scale, shift = scale * (1.0 + extra_scale), shift * (1.0 + extra_scale) + extra_shift
         return group_norm(x, scale, shift, self.average, self.epsilon, silu=self.activation == "silu")
 
-    def compute_output_shape(self, x_shape):
-        return x_shape
-
     def get_config(self):
         return {
             **super().get_config(),
@@ -287,7 +284,8 @@ class UpsampleConv(keras.layers.Layer):
     Call arguments:
         x: `[B, H, W, C]`; the result is `[B, 2 H, 2 W, channels]`.
 
-    Reference: the identity is Shi et al., Is the deconvolution layer the same as a convolutional layer?, 2016.
+    Reference: on convolutions of resized pictures as others of the small one, Aitken et al., Checkerboard artifact free
+    sub-pixel convolution, 2017.
     """
 
     # Along one axis, the place d of the large kernel sees the small one's places where this is 1.

@@ -55,8 +55,8 @@ def main():
         "sampling": lambda: comparisons.compare_sampling(report, sides, few, count),
         "memory": lambda: fresh.measure_memory(report, sides, few),
         "startup": lambda: fresh.measure_startup(report, sides, few),
-        "limit": lambda: _run_limit(report, sizes, count),
-        "blurring": lambda: _run_blurring(report, count),
+        "limit": lambda: _include(report, "limit.py", sizes, count),
+        "blurring": lambda: _include(report, "blurring.py", sizes, _BLURRING_ROUNDS * count),
     }
     for part in _PARTS:
         if part in _CHOSEN.value:
@@ -74,26 +74,17 @@ def _versions(python, packages):
     return done.stdout.splitlines()
 
 
-def _run_limit(report, sizes, count):
+def _include(report, program, sizes, count):
+    """What another program of this folder prints, as it prints it, without its first line, on the machine."""
     names = [argument for size in sizes for argument in ("--sizes", size.name)]
-    _include(report, _FOLDER / "limit.py", "--rounds", str(count), *names)
-
-
-def _run_blurring(report, count):
-    report.title("What blurring costs: the two processes in turn, one residual block a level")
-    _include(report, _FOLDER.parent / "blurring_cost.py", "--rounds", str(_BLURRING_ROUNDS * count))
-
-
-def _include(report, program, *arguments):
-    """What another program prints, as it prints it, without its first line, on the machine."""
-    command = [sys.executable, str(program), *arguments]
+    command = [sys.executable, str(_FOLDER / program), "--rounds", str(count), *names]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for number, line in enumerate(process.stdout):
             if number:
                 report.line(line.rstrip("\n"))
         errors = process.stderr.read()
     if process.returncode:
-        raise UserError(f"{program.name} failed: {(errors.strip().splitlines() or ['it said nothing'])[-1]}")
+        raise UserError(f"{program} failed: {(errors.strip().splitlines() or ['it said nothing'])[-1]}")
 
 
 if __name__ == "__main__":

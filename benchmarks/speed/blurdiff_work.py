@@ -7,12 +7,13 @@ from sizes import RES_BLOCKS, SAMPLING_STEPS, SIZES
 import tf_blurdiff as bd
 
 
-def make_model(size, precision):
-    """A compiled model of a `Size`; precision is "float32" or "mixed_bfloat16"."""
+def make_model(size, precision, process=None):
+    """A compiled model of a `Size`; precision is "float32" or "mixed_bfloat16", the process Gaussian unless told."""
+    process = bd.process.gaussian() if process is None else process
     keras.config.set_dtype_policy(precision)
     try:
         network = bd.UNet(size.shape, size.widths[0], size.multipliers, RES_BLOCKS, (size.attention,), dropout=0.0)
-        model = bd.DiffusionModel(network, bd.process.gaussian(), image_shape=size.shape, clip_norm=1.0)
+        model = bd.DiffusionModel(network, process, image_shape=size.shape, clip_norm=1.0)
     finally:
         keras.config.set_dtype_policy("float32")
     model.compile(bd.optimizers.Adam(1e-4))

@@ -24,7 +24,7 @@ def _cpp_runtime():
 class _Exports:
     def __init__(self):
         self._runtime = _cpp_runtime()
-        self._library = self._runtime._load_library()
+        self._library = self._runtime.load_library()
         self._exports = {}
 
     def load(self, size, precision, **export):
@@ -37,7 +37,7 @@ class _Exports:
         if what != "sampling" or "tensorflow" in sys.modules:
             raise ValueError(f"a SavedModel without Python TensorFlow cannot do: {what}")
         export = self._exports[size_name, precision]
-        session = self._runtime._Runtime(self._library, export["export_dir"])
+        session = self._runtime.Runtime(self._library, export["export_dir"])
         feeds = {export["seed"]: np.arange(SIZES[size_name].batch, dtype=np.int64)}
         return lambda: session.run(feeds, {"image": export["image"]}), export["parameters"]
 
