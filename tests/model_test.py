@@ -106,8 +106,10 @@ def test_much_blur_is_warned_of():
         bd.DiffusionModel(small_network(), bd.process.blurring(), image_shape=(8, 8, 1))
 
 
-def test_the_gradient_is_clipped_to_its_norm():
+@pytest.mark.parametrize("loss_scale", [1.0, 256.0])
+def test_the_gradient_is_clipped_to_its_norm(loss_scale):
     model = make(clip_norm=1e-3)
+    model.step_guard.loss_scale.assign(loss_scale)
     model.compile(keras.optimizers.SGD(1.0))
     before = [weight.numpy() for weight in model.network.trainable_variables]
     model.fit(images(8), batch_size=8, verbose=0)
