@@ -25,6 +25,7 @@ _DDPM = "network.channels=128 network.multipliers=[1,2,2,2] network.num_res_bloc
 _ROWS = {
     "cifar10": ("cifar10", [], "not found"),
     "lsun": ("lsun", [], "not found"),
+    "lsun rematerialized": ("lsun", ["network.rematerialize=true"], "not found"),
     "DDPM's network for CIFAR-10": ("cifar10_gaussian", _DDPM.split(), "35.7 (Ho et al., 2020)"),
 }
 _ONLY = flags.DEFINE_list("rows", list(_ROWS), "Rows of the table.")

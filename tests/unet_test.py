@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_blurdiff as bd
 from tf_blurdiff.unet import _block_seeds
@@ -115,3 +116,51 @@ def test_every_block_is_used():
 def test_blocks_drop_different_values():
     seeds = _block_seeds([0, 1])
     assert len({tuple(np.asarray(next(seeds))) for _ in range(5)}) == 5
+
+
+def gradients_of(network, batch, seed):
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.square(network(batch, training=True, seed=seed)))
+    return tape.gradient(loss, network.trainable_variables)
+
+
+@pytest.mark.parametrize("seed", [np.array([0, 7]), None])
+@pytest.mark.parametrize("in_graph", [True, False])
+def test_rematerialisation_changes_no_gradient(rng, in_graph, seed):
+    plain, again = (
+        make(dropout=0.5, num_classes=3, attention_resolutions=(4,), rematerialize=flag) for flag in (False, True)
+    )
+    for network in (plain, again):
+        network.build()
+    randomize(plain, rng)
+    again.set_weights([*plain.get_weights(), *again.get_weights()[len(plain.get_weights()) :]])
+    batch = [tf.convert_to_tensor(array) for array in inputs(rng, label=True)]
+    if seed is None:
+        # The next of its own seeds, found out by a second generator in the same state.
+        twin = keras.random.SeedGenerator()
+        twin.state.assign(again.seed_generator.state)
+        expected = gradients_of(plain, batch, tf.cast(twin.next(), tf.int64))
+    else:
+        expected = gradients_of(plain, batch, seed)
+    step = tf.function(gradients_of, autograph=False) if in_graph else gradients_of
+    for gradient, wanted in zip(step(again, batch, seed), expected, strict=True):
+        np.testing.assert_allclose(tf.convert_to_tensor(gradient), tf.convert_to_tensor(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_rematerialisation_computes_the_blocks_twice_and_only_in_training(rng):
+    def convolutions(rematerialize, function):
+        network = make(rematerialize=rematerialize)
+        network.build()
+        batch = [tf.convert_to_tensor(array) for array in inputs(rng)]
+        graph = tf.function(lambda: function(network, batch), autograph=False).get_concrete_function().graph
+        return sum(operation.type == "Conv2D" for operation in graph.get_operations())
+
+    def predict(network, batch):
+        return network(batch)
+
+    def train(network, batch):
+        return gradients_of(network, batch, tf.constant([0, 1]))
+
+    blocks = 8  # Two on the way down, two in the middle, four on the way up; each has two convolutions, or three.
+    assert convolutions(True, train) >= convolutions(False, train) + 2 * blocks
+    assert convolutions(True, predict) == convolutions(False, predict)

@@ -109,6 +109,7 @@ class Network(_Section):
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="rate inside the residual blocks")
     num_classes: PositiveInt | None = Field(None, description="number of labels; null for a model without")
+    rematerialize: bool = Field(False, description="train with less memory and more time: blocks are computed twice")
 
 
 class Model(_Section):

@@ -1,6 +1,9 @@
 """The U-Net: a network of images, times and labels that knows nothing of diffusion."""
 
+import functools
+
 import keras
+import tensorflow as tf
 from keras import ops
 
 from tf_blurdiff.errors import UserError
@@ -22,12 +25,14 @@ class UNet(keras.Model):
         dropout: rate inside the residual blocks.
         num_classes: number of labels, or None for a network without labels. The label `num_classes` itself means that
             none is given: label dropout and classifier-free guidance use it.
+        rematerialize: whether training keeps only what goes into each residual block, and computes what is inside it
+            again for the gradient: less memory, more time, the same results.
 
     Call arguments:
         inputs: `[z, t]` or, with num_classes, `[z, t, label]`: images `[B, H, W, C]`, times float `[B]` in [0, 1],
             labels int `[B]` in [0, num_classes].
         training: whether dropout is on.
-        seed: integer `[2]` of which dropout is then a function; None leaves it to Keras.
+        seed: integer `[2]` of which dropout is then a function; None takes the next of Keras's own seeds.
 
     Returns:
         float32 `[B, H, W, C]`; 0 everywhere before training, since the last convolution starts at zero.
@@ -41,7 +46,8 @@ class UNet(keras.Model):
         >>> network([np.zeros((2, 8, 12, 1)), np.array([0.1, 0.9])]).shape
         TensorShape([2, 8, 12, 1])
 
-    Reference: Ho et al., Denoising Diffusion Probabilistic Models, 2020, appendix B.
+    Reference: Ho et al., Denoising Diffusion Probabilistic Models, 2020, appendix B; rematerialisation: Chen et al.,
+    Training Deep Nets with Sublinear Memory Cost, 2016.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class UNet(keras.Model):
         attention_resolutions=(16,),
         dropout=0.1,
         num_classes=None,
+        rematerialize=False,
         **kwargs,
     ):
         # Times must not be cast to bfloat16 on the way in; every layer casts what it is given.
@@ -64,6 +71,8 @@ class UNet(keras.Model):
         self.attention_resolutions = tuple(attention_resolutions)
         self.dropout = dropout
         self.num_classes = num_classes
+        self.rematerialize = rematerialize
+        self.seed_generator = keras.random.SeedGenerator() if dropout and rematerialize else None
         self._check_image_can_be_halved()
         self._make_embeddings()
         self._make_blocks()
@@ -80,8 +89,15 @@ class UNet(keras.Model):
 
     def call(self, inputs, training=False, seed=None):
         z, *conditions = inputs
-        block_args = {"embedding": self._embed(*conditions), "training": training}
-        seeds = _block_seeds(seed)
+        if seed is None and training and self.seed_generator is not None:
+            # Dropout that is computed again must drop the same values.
+            seed = ops.cast(self.seed_generator.next(), "int64")
+        embedding, seeds = self._embed(*conditions), _block_seeds(seed)
+
+        def through(block, x):
+            call = functools.partial(block, training=training, seed=next(seeds))
+            return (tf.recompute_grad(call) if training and self.rematerialize else call)(x, embedding)
+
         down, down_convs = iter(self.down_blocks), iter(self.down_convs)
         x = self.conv_in(z)
         skips = [x]
@@ -90,14 +106,14 @@ class UNet(keras.Model):
                 x = next(down_convs)(x)
                 skips.append(x)
             for _ in range(self.num_res_blocks):
-                x = next(down)(x, **block_args, seed=next(seeds))
+                x = through(next(down), x)
                 skips.append(x)
         for block in self.middle_blocks:
-            x = block(x, **block_args, seed=next(seeds))
+            x = through(block, x)
         up, up_convs = iter(self.up_blocks), iter(self.up_convs)
         for level in reversed(range(len(self.multipliers))):
             for _ in range(self.num_res_blocks + 1):
-                x = next(up)(ops.concatenate([x, skips.pop()], axis=-1), **block_args, seed=next(seeds))
+                x = through(next(up), ops.concatenate([x, skips.pop()], axis=-1))
             if level:
                 x = next(up_convs)(x)
         return self.conv_out(self.norm_out(x))
@@ -160,6 +176,7 @@ class UNet(keras.Model):
             "attention_resolutions": self.attention_resolutions,
             "dropout": self.dropout,
             "num_classes": self.num_classes,
+            "rematerialize": self.rematerialize,
         }
 
 

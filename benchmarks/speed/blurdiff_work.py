@@ -2,17 +2,19 @@
 
 import keras
 import tensorflow as tf
-from sizes import RES_BLOCKS, SAMPLING_STEPS, SIZES
+from sizes import RES_BLOCKS, SAMPLING_STEPS, size_of
 
 import tf_blurdiff as bd
 
 
-def make_model(size, precision, process=None):
+def make_model(size, precision, process=None, **network_settings):
     """A compiled model of a `Size`; precision is "float32" or "mixed_bfloat16", the process Gaussian unless told."""
     process = bd.process.gaussian() if process is None else process
     keras.config.set_dtype_policy(precision)
     try:
-        network = bd.UNet(size.shape, size.widths[0], size.multipliers, RES_BLOCKS, (size.attention,), dropout=0.0)
+        network = bd.UNet(
+            size.shape, size.widths[0], size.multipliers, RES_BLOCKS, (size.attention,), dropout=0.0, **network_settings
+        )
         model = bd.DiffusionModel(network, process, image_shape=size.shape, clip_norm=1.0)
     finally:
         keras.config.set_dtype_policy("float32")
@@ -38,10 +40,10 @@ def forward_function(model):
 
 def make_action(what, size_name, precision):
     """An action without arguments that returns when it is done, and the network's number of parameters."""
-    size = SIZES[size_name]
-    model = make_model(size, precision)
+    size = size_of(size_name)
+    model = make_model(size, precision, rematerialize=what == "training step, rematerialized")
     x, t = images(size), tf.linspace(0.0, 1.0, size.batch)
-    if what == "training step":
+    if what in ("training step", "training step, rematerialized"):
         step = training_function(model)
         action = lambda: float(step(x)["loss"])
     elif what == "forward pass":

@@ -53,7 +53,7 @@ def compare_sampling(report: Report, sides, sizes, count):
     report.title(f"Sampling: {SAMPLING_STEPS} deterministic steps, the sides in turn, {count} rounds")
     report.header(
         "image", "batch", "precision", "what", "ms", "images per second", "time over the pipeline's: median", "lowest",
-        "highest",
+        "highest", "over the float32 pipeline's: median",
     )  # fmt: skip
     names = ("tf_blurdiff", "SavedModel", "diffusers")
     with sides.start(names[0]) as ours, sides.start(names[1]) as exported, sides.start(names[2]) as theirs:
@@ -77,7 +77,8 @@ def _compare_sampling(report, ours, exported, theirs, size, folder, count):
         pipeline = times[3 * (number // 3) + 2]
         rate = f"{size.batch / statistics.median(own):.1f}"
         ratio = _figures(rounds.ratio(own, pipeline))
-        report.row(size.name, size.batch, precisions[number], label, _ms(own), rate, *ratio)
+        over_float32 = f"{rounds.ratio(own, times[2]).median:.3f}"
+        report.row(size.name, size.batch, precisions[number], label, _ms(own), rate, *ratio, over_float32)
 
 
 def load_export(ours, exported, size, precision, folder):

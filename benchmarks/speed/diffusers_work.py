@@ -5,7 +5,7 @@ import os
 
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
-from sizes import HEAD_SIZE, RES_BLOCKS, SAMPLING_STEPS, SIZES
+from sizes import HEAD_SIZE, RES_BLOCKS, SAMPLING_STEPS, size_of
 
 torch.set_num_threads(os.cpu_count())
 _EMA_DECAY = 0.9999
@@ -87,7 +87,7 @@ def _sampling(network, batch, precision):
 
 def make_action(what, size_name, precision):
     """An action without arguments that returns when it is done, and the network's number of parameters."""
-    size = SIZES[size_name]
+    size = size_of(size_name)
     network = make_network(size)
     x = torch.rand((size.batch, size.channels, size.image, size.image)) * 2.0 - 1.0
     if what == "training step":

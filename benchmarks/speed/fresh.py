@@ -1,6 +1,7 @@
 """The tables of memory and start-up: every figure from a process of its own."""
 
 import contextlib
+import dataclasses
 import subprocess
 import tempfile
 import time
@@ -11,7 +12,10 @@ from tf_blurdiff.errors import UserError
 
 _WHATS = {"tf_blurdiff": ("training step", "sampling"), "diffusers": ("training step", "sampling")}
 _WHATS["SavedModel"] = ("sampling",)
-_RUNS = {"training step": 5, "sampling": 1}
+_TRAINING = (
+    ("tf_blurdiff", "training step"), ("tf_blurdiff", "training step, rematerialized"), ("diffusers", "training step")
+)  # fmt: skip
+_TRAINING_RUNS = 5
 # How often a process is started; the least time counts.
 _STARTS = 2
 
@@ -26,23 +30,31 @@ def _exports(sides, sizes):
 def _prepared(side, what, size, exports):
     if side.name == "SavedModel":
         side.ask("load", size=size.name, precision="float32", **exports[size.name])
-    return side.ask("prepare", what=what, size=size.name, precision="float32")["key"]
+    name = size.name if side.name == "SavedModel" else size.full_name
+    return side.ask("prepare", what=what, size=name, precision="float32")["key"]
 
 
 def measure_memory(report: Report, sides, sizes):
-    """Resident memory after the imports, and at its peak."""
-    report.title("Memory, MiB: each row's peak from a process of its own, nothing subtracted, float32")
-    report.header("image", "batch", "by", "what", "right after import", "peak")
+    """Resident memory after the imports, and at its peak; of training also with three times the batch."""
+    report.title("Memory, MiB: each peak from a process of its own, nothing subtracted, float32")
+    report.header("image", "batch", "by", "what", "after import", "peak", "peak, batch x 3", "an image more")
     with _exports(sides, sizes) as exports:
         for size in sizes:
-            for name, whats in _WHATS.items():
-                for what in whats:
-                    with sides.start(name) as side:
-                        start = side.ask("describe")["resident_mib"]
-                        side.ask("run", key=_prepared(side, what, size, exports), count=_RUNS[what])
-                        peak = side.ask("memory")["peak_mib"]
-                    label = "5 training steps" if what == "training step" else "sampling once"
-                    report.row(size.name, size.batch, name, label, f"{start:.0f}", f"{peak:.0f}")
+            larger = dataclasses.replace(size, batch=3 * size.batch)
+            for name, what in _TRAINING:
+                (start, peak), (_, high) = (_start_and_peak(sides, name, what, one, None) for one in (size, larger))
+                image = f"{(high - peak) / (larger.batch - size.batch):.1f}"
+                report.row(size.name, size.batch, name, what, f"{start:.0f}", f"{peak:.0f}", f"{high:.0f}", image)
+            for name in _WHATS:
+                start, peak = _start_and_peak(sides, name, "sampling", size, exports)
+                report.row(size.name, size.batch, name, "sampling once", f"{start:.0f}", f"{peak:.0f}", "", "")
+
+
+def _start_and_peak(sides, name, what, size, exports):
+    with sides.start(name) as side:
+        start = side.ask("describe")["resident_mib"]
+        side.ask("run", key=_prepared(side, what, size, exports), count=1 if what == "sampling" else _TRAINING_RUNS)
+        return start, side.ask("memory")["peak_mib"]
 
 
 def measure_startup(report: Report, sides, sizes):

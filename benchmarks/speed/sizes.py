@@ -31,6 +31,11 @@ class Size:
         return f"{self.image}x{self.image}x{self.channels}"
 
     @property
+    def full_name(self):
+        """With a batch of its own: 32x32x3 batch 48."""
+        return f"{self.name} batch {self.batch}"
+
+    @property
     def shape(self):
         """(H, W, C)."""
         return (self.image, self.image, self.channels)
@@ -56,3 +61,9 @@ SIZES = {
 }
 # Of parts that take long.
 FEW_SIZES = ("32x32x3", "8x8x1")
+
+
+def size_of(name):
+    """The `Size` of a name or a full name."""
+    usual, _, batch = name.partition(" batch ")
+    return dataclasses.replace(SIZES[usual], batch=int(batch)) if batch else SIZES[usual]
