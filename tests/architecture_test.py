@@ -12,16 +12,16 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tf_blurdiff"
 LEVELS = [
     {"_startup", "errors", "interruption", "dct", "stateless_random", "group_norm", "optimizers", "cpp_runtime"},
-    {"schedules", "layers", "devices", "checkpoints", "workers"},
+    {"schedules", "layers", "observations", "devices", "checkpoints", "workers"},
     {"process", "unet"},
     {"predictions", "priors", "grids", "samplers", "image_files", "config_messages"},
     {"sampling_arguments", "likelihood", "image_folder", "tfds_images"},
-    {"sampling", "training_step", "data", "metrics"},
+    {"sampling", "restoration", "training_step", "data", "metrics"},
     {"model"},
     {"config_checks", "pictures"},
-    {"config", "generation"},
-    {"run_directory", "serving", "command_line"},
-    {"reporting"},
+    {"config", "generation", "signatures"},
+    {"run_directory", "export_assets", "command_line"},
+    {"reporting", "serving", "verification"},
     {"training"},
     {"train", "sample", "export", "launch"},
 ]

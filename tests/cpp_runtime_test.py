@@ -30,6 +30,10 @@ class Toy(tf.Module):
     def strings(self, seed):
         return {"image_bytes": tf.gather(tf.constant(AWKWARD_STRINGS), seed)}
 
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.string, name="text")])
+    def reversed(self, text):
+        return {"text": tf.reverse(text, [0, 1])}
+
 
 class Refused(tf.Module):
     """What the C++ runtime cannot run: a Python function, and a function compiled by XLA."""
@@ -47,7 +51,9 @@ class Refused(tf.Module):
 def toy_dir(tmp_path_factory):
     path = tmp_path_factory.mktemp("toy") / "1"
     toy = Toy()
-    tf.saved_model.save(toy, str(path), signatures={"serving_default": toy.numbers, "png": toy.strings})
+    tf.saved_model.save(
+        toy, str(path), signatures={"serving_default": toy.numbers, "png": toy.strings, "reversed": toy.reversed}
+    )
     return path
 
 
@@ -69,7 +75,8 @@ def tensor_names(export_dir, signature):
 
 def run(export_dir, signature, seeds):
     inputs, outputs = tensor_names(export_dir, signature)
-    return cpp_runtime.run_in_cpp_runtime(export_dir, {inputs["seed"]: np.asarray(seeds, np.int64)}, outputs)
+    (reply,) = cpp_runtime.run_in_cpp_runtime(export_dir, [({inputs["seed"]: np.asarray(seeds, np.int64)}, outputs)])
+    return reply
 
 
 def test_numbers_equal_python_tensorflow_bit_for_bit(toy_dir):
@@ -85,6 +92,20 @@ def test_numbers_equal_python_tensorflow_bit_for_bit(toy_dir):
 def test_strings_keep_every_byte(toy_dir):
     received = run(toy_dir, "png", [2, 0, 1, 4, 3])["image_bytes"]
     assert received.tolist() == [AWKWARD_STRINGS[i] for i in [2, 0, 1, 4, 3]]
+
+
+def test_strings_go_in_as_they_are(toy_dir):
+    inputs, outputs = tensor_names(toy_dir, "reversed")
+    text = np.empty((2, 2), object)
+    text[:] = [AWKWARD_STRINGS[1:3], AWKWARD_STRINGS[3:]]
+    (reply,) = cpp_runtime.run_in_cpp_runtime(toy_dir, [({inputs["text"]: text}, outputs)])
+    assert reply["text"].tolist() == text[::-1, ::-1].tolist()
+
+
+def test_several_runs_of_one_process_are_told_apart(toy_dir):
+    inputs, outputs = tensor_names(toy_dir, "serving_default")
+    runs = [({inputs["seed"]: np.array([seed])}, outputs) for seed in (3, 4)]
+    assert [reply["total"] for reply in cpp_runtime.run_in_cpp_runtime(toy_dir, runs)] == [3, 4]
 
 
 def test_an_empty_batch_keeps_its_shape(toy_dir):
@@ -109,18 +130,19 @@ def test_what_tf_serving_cannot_run_fails(refused_dir, signature, message):
         ({"fetches": {"image": "StatefulPartitionedCall:99"}}, "no tensor StatefulPartitionedCall:99"),
         ({"feeds": {"serving_default_seed:0": {"dtype": "float32", "values": [1]}}}, "cannot run the model"),
         ({"feeds": {"serving_default_seed:0": {"dtype": "int64", "values": ["x"]}}}, "feed serving_default_seed:0"),
-        ({"feeds": {"serving_default_seed:0": {"dtype": "string", "values": ["x"]}}}, "dtype must be one of"),
+        ({"feeds": {"serving_default_seed:0": {"dtype": "string", "values": ["x"]}}}, "feed serving_default_seed:0"),
+        ({"feeds": {"serving_default_seed:0": {"dtype": "object", "values": ["x"]}}}, "dtype must be one of"),
         ({"feeds": None}, "cannot use the request"),
         ({"fetches": {"image": "no_such_operation:0"}}, "no tensor no_such_operation:0"),
     ],
 )
 def test_a_failure_is_one_line_and_a_status(toy_dir, tmp_path, change, message):
-    request = {
-        "export_dir": str(toy_dir),
+    run = {
         "feeds": {"serving_default_seed:0": {"dtype": "int64", "values": [1]}},
         "fetches": {"image": "StatefulPartitionedCall:0"},
     }
-    (tmp_path / "request.json").write_text(json.dumps(request | change))
+    request = {"export_dir": str(toy_dir), "runs": [run | change]} | change
+    (tmp_path / "request.json").write_text(json.dumps(request))
     command = [sys.executable, "-I", cpp_runtime.__file__, str(tmp_path / "request.json"), str(tmp_path / "reply.npz")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode not in (0, -6, -11), done

@@ -22,7 +22,8 @@ import tf_blurdiff as bd
 from tests import commands, models
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.serving import verify
+from tf_blurdiff.export_assets import write_warmup
+from tf_blurdiff.verification import verify
 
 SEEDS = [11, -4, 2**62]
 
@@ -45,9 +46,10 @@ def test_the_cpp_runtime_gives_the_known_images(exported):
 def test_verify_notices_other_weights(exported, tmp_path):
     broken = tmp_path / "1"
     shutil.copytree(exported, broken)
-    known = dict(np.load(broken / "assets.extra" / "known_images.npz"))
+    path = broken / "assets.extra" / "known" / "png.npz"
+    known = dict(np.load(path))
     known["image"][2, 3, 3, 0] ^= 16
-    np.savez(broken / "assets.extra" / "known_images.npz", **known)
+    np.savez(path, **known)
     with pytest.raises(UserError, match=r"gives other images .* 16 grey levels"):
         verify(broken)
 
@@ -58,6 +60,34 @@ def test_verify_notices_a_damaged_graph(exported, tmp_path):
     (broken / "saved_model.pb").write_bytes(b"\x00broken")
     with pytest.raises(UserError, match=r"saved_model\.pb cannot be read"):
         verify(broken)
+
+
+def test_verify_notices_a_damaged_warm_up_file(exported, tmp_path):
+    broken = tmp_path / "1"
+    shutil.copytree(exported, broken)
+    path = broken / "assets.extra" / "tf_serving_warmup_requests"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="tf_serving_warmup_requests cannot be read"):
+        verify(broken)
+
+
+def test_verify_notices_a_request_that_the_model_does_not_answer(exported, tmp_path):
+    broken = tmp_path / "1"
+    shutil.copytree(exported, broken)
+    path = broken / "assets.extra" / "tf_serving_warmup_requests"
+    write_warmup(path, {"png": {"sead": np.array([1])}})
+    with pytest.raises(UserError, match="has no signature 'png' of sead"):
+        verify(broken)
+
+
+def test_old_versions_go_if_that_is_asked_for(trained_model, tmp_path):
+    for version in (3, 5, 12):
+        (tmp_path / str(version)).mkdir()
+    (tmp_path / "notes").mkdir()
+    assert bd.export_savedmodel(trained_model, tmp_path, num_steps=1, keep=2).name == "13"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["12", "13", "notes"]
+    with pytest.raises(UserError, match="keep must be an integer of 1 or more"):
+        bd.export_savedmodel(trained_model, tmp_path, num_steps=1, keep=0)
 
 
 def test_a_batch_in_any_order_gives_the_same_images(exported, expected):
@@ -198,7 +228,10 @@ def test_versions_count_up_and_are_never_overwritten(trained_model, tmp_path):
 
 
 def test_a_failed_export_leaves_nothing(trained_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("tf_blurdiff.serving._write_warmup", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    def fail(*arguments):
+        raise OSError(28, "disk full")
+
+    monkeypatch.setattr("tf_blurdiff.export_assets.write_warmup", fail)
     with pytest.raises(UserError, match="disk full"):
         bd.export_savedmodel(trained_model, tmp_path, num_steps=1)
     assert not list(tmp_path.iterdir())

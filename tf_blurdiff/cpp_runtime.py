@@ -8,16 +8,18 @@ there. It needs the standard library and NumPy only and imports nothing of this 
 As a program, `python -I cpp_runtime.py request.json reply.npz`; the request is
 
     {"export_dir": "served/digits/1",
-     "feeds": {"serving_default_seed:0": {"dtype": "int64", "values": [0, 1]}},
-     "fetches": {"image": "StatefulPartitionedCall:0"}}
+     "runs": [{"feeds": {"serving_default_seed:0": {"dtype": "int64", "values": [0, 1]}},
+               "fetches": {"image": "StatefulPartitionedCall:0"}}]}
 
-where a feed may name its "shape" (needed only when a dimension is 0). The reply holds `array:NAME` for a numeric fetch;
-for strings `bytes:NAME` (all of them joined, uint8), `offsets:NAME` (where each begins and ends) and `shape:NAME`. A
-failure is one line on stderr and a non-zero status.
+where a feed may name its "shape" (needed only when a dimension is 0), and strings, of dtype "string", are a flat list
+in base64. The reply holds, for the run number 0, `0/array:NAME` for a numeric fetch; for strings `0/bytes:NAME` (all of
+them joined, uint8), `0/offsets:NAME` (where each begins and ends) and `0/shape:NAME`. A failure is one line on stderr
+and a non-zero status.
 
 From Python, `run_in_cpp_runtime` starts that program and gives the arrays back.
 """
 
+import base64
 import contextlib
 import ctypes
 import importlib.util
@@ -34,7 +36,7 @@ import numpy as np
 _LIBRARY = "libtensorflow_cc.so.2"
 _DISABLE_XLA = "_ZN10tensorflow21DisableXlaCompilationEv"  # tensorflow::DisableXlaCompilation()
 _MESSAGE_PREFIX = "cpp_runtime: "
-_STRING = 7
+_STRING, _STRING_BYTES = 7, 24  # The type's number, and the size of a TF_TString.
 _DTYPES = {  # TF_DataType -> NumPy
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64", 9: "int64",
     10: "bool", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64",
@@ -47,31 +49,32 @@ class _Output(ctypes.Structure):
     _fields_ = [("operation", ctypes.c_void_p), ("index", ctypes.c_int)]
 
 
-def run_in_cpp_runtime(export_dir, feeds: dict, fetches: dict, timeout: float | None = None) -> dict:
-    """Runs a SavedModel once, in a new process with the C++ runtime alone.
+def run_in_cpp_runtime(export_dir, runs: list, timeout: float | None = None) -> list:
+    """Loads a SavedModel in a new process with the C++ runtime alone, and runs it.
 
     Args:
         export_dir: the version folder that holds saved_model.pb.
-        feeds: tensor name in the graph ("serving_default_seed:0") -> numeric array.
-        fetches: a name of your choice -> tensor name in the graph ("StatefulPartitionedCall:0").
+        runs: pairs (feeds, fetches). Feeds: tensor name in the graph ("serving_default_seed:0") -> array, numeric or an
+            object array of bytes. Fetches: a name of your choice -> tensor name ("StatefulPartitionedCall:0").
         timeout: seconds after which the process is stopped, None to wait for as long as it takes.
 
     Returns:
-        The fetches' names -> NumPy arrays; a string tensor is an object array of bytes.
+        For each run the fetches' names -> NumPy arrays; a string tensor is an object array of bytes.
 
     Raises:
         RuntimeError: the process failed; the message is its own.
 
     Example:
-        >>> run_in_cpp_runtime("served/digits/1", {"serving_default_seed:0": np.arange(2)},
-        ...                    {"image": "StatefulPartitionedCall:0"})["image"].shape  # doctest: +SKIP
+        >>> feeds, fetches = {"serving_default_seed:0": np.arange(2)}, {"image": "StatefulPartitionedCall:0"}
+        >>> run_in_cpp_runtime("served/digits/1", [(feeds, fetches)])[0]["image"].shape  # doctest: +SKIP
         (2, 8, 8, 1)
     """
-    feeds = {name: np.asarray(array) for name, array in feeds.items()}
     request = {
         "export_dir": os.fspath(export_dir),
-        "feeds": {n: {"dtype": a.dtype.name, "shape": a.shape, "values": a.tolist()} for n, a in feeds.items()},
-        "fetches": fetches,
+        "runs": [
+            {"feeds": {name: _feed(np.asarray(array)) for name, array in feeds.items()}, "fetches": fetches}
+            for feeds, fetches in runs
+        ],
     }
     with tempfile.TemporaryDirectory() as folder:
         request_path, reply_path = Path(folder, "request.json"), Path(folder, "reply.npz")
@@ -83,7 +86,15 @@ def run_in_cpp_runtime(export_dir, feeds: dict, fetches: dict, timeout: float | 
             raise RuntimeError(f"the C++ runtime gave no answer within {timeout} s") from None
         if done.returncode:
             raise RuntimeError(_failure(done.returncode, done.stderr))
-        return _read_reply(reply_path, fetches)
+        with np.load(reply_path, allow_pickle=False) as reply:
+            return [_read_reply(reply, f"{number}/", fetches) for number, (_, fetches) in enumerate(runs)]
+
+
+def _feed(array: np.ndarray) -> dict:
+    if array.dtype == object:
+        values = [base64.b64encode(string).decode() for string in array.ravel()]
+        return {"dtype": "string", "shape": array.shape, "values": values}
+    return {"dtype": array.dtype.name, "shape": array.shape, "values": array.tolist()}
 
 
 def _failure(status: int, stderr: str) -> str:
@@ -93,29 +104,33 @@ def _failure(status: int, stderr: str) -> str:
     return own[-1] if own else f"the C++ runtime ended with status {status}: {' '.join(lines[-3:])}"
 
 
-def _read_reply(path: Path, fetches) -> dict:
-    with np.load(path, allow_pickle=False) as reply:
-        arrays = {}
-        for name in fetches:
-            if f"array:{name}" in reply:
-                arrays[name] = reply[f"array:{name}"]
-                continue
-            text, offsets = reply[f"bytes:{name}"].tobytes(), reply[f"offsets:{name}"]
-            strings = np.empty(len(offsets) - 1, object)  # NumPy's own bytes type would drop trailing NULs
-            strings[:] = [text[start:end] for start, end in itertools.pairwise(offsets)]
-            arrays[name] = strings.reshape(reply[f"shape:{name}"])
-        return arrays
+def _read_reply(reply, run: str, fetches) -> dict:
+    arrays = {}
+    for name in fetches:
+        if f"{run}array:{name}" in reply:
+            arrays[name] = reply[f"{run}array:{name}"]
+            continue
+        text, offsets = reply[f"{run}bytes:{name}"].tobytes(), reply[f"{run}offsets:{name}"]
+        strings = np.empty(len(offsets) - 1, object)  # NumPy's own bytes type would drop trailing NULs
+        strings[:] = [text[start:end] for start, end in itertools.pairwise(offsets)]
+        arrays[name] = strings.reshape(reply[f"{run}shape:{name}"])
+    return arrays
 
 
 def main(request_path: str, reply_path: str) -> None:
     """Reads the request, runs the model, writes the reply. Raises RuntimeError with a message for the user."""
     try:
         request = json.loads(Path(request_path).read_text())
-        export_dir, fetches = str(request["export_dir"]), dict(request["fetches"])
-        feeds = {name: _feed_array(name, feed) for name, feed in request["feeds"].items()}
+        export_dir = str(request["export_dir"])
+        runs = [
+            ({name: _feed_array(name, feed) for name, feed in run["feeds"].items()}, dict(run["fetches"]))
+            for run in request["runs"]
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"cannot use the request {request_path}: {error!r}") from error
-    reply = Runtime(load_library(), export_dir).run(feeds, fetches)
+    runtime, reply = Runtime(load_library(), export_dir), {}
+    for number, (feeds, fetches) in enumerate(runs):
+        reply |= {f"{number}/{key}": array for key, array in runtime.run(feeds, fetches).items()}
     with open(reply_path, "wb") as file:  # given a path, savez would append .npz to it
         np.savez(file, **reply)
     if "tensorflow" in sys.modules:
@@ -123,9 +138,13 @@ def main(request_path: str, reply_path: str) -> None:
 
 
 def _feed_array(name: str, feed: dict) -> np.ndarray:
-    if feed.get("dtype") not in _DTYPES.values():
-        raise RuntimeError(f"feed {name}: dtype must be one of {sorted(_DTYPES.values())}. Received: {feed}")
+    allowed = sorted({*_DTYPES.values(), "string"})
+    if feed.get("dtype") not in allowed:
+        raise RuntimeError(f"feed {name}: dtype must be one of {allowed}. Received: {feed}")
     try:
+        if feed["dtype"] == "string":
+            strings = np.array([base64.b64decode(text, validate=True) for text in feed["values"]], object)
+            return strings.reshape(feed["shape"])
         array = np.array(feed["values"], feed["dtype"])
         return np.ascontiguousarray(array.reshape(feed.get("shape", array.shape)))
     except (KeyError, ValueError, TypeError, OverflowError) as error:
@@ -193,6 +212,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "TF_TensorByteSize": (size, [pointer]),
         "TF_StringGetDataPointer": (pointer, [pointer]),
         "TF_StringGetSize": (size, [pointer]),
+        "TF_StringInit": (None, [pointer]),
+        "TF_StringCopy": (None, [pointer, text, size]),
     }  # fmt: skip
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)
@@ -241,10 +262,20 @@ class Runtime:
         return _Output(operation, index)
 
     def _tensor(self, array: np.ndarray) -> int:
-        dtype = next(code for code, name in _DTYPES.items() if name == array.dtype.name)
         dims = (ctypes.c_int64 * array.ndim)(*array.shape)
+        if array.dtype == object:
+            return self._string_tensor(array, dims)
+        dtype = next(code for code, name in _DTYPES.items() if name == array.dtype.name)
         tensor = self._c.TF_AllocateTensor(dtype, dims, array.ndim, array.nbytes)
         ctypes.memmove(self._c.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
+        return tensor
+
+    def _string_tensor(self, array: np.ndarray, dims) -> int:
+        tensor = self._c.TF_AllocateTensor(_STRING, dims, array.ndim, array.size * _STRING_BYTES)
+        for number, string in enumerate(array.ravel()):
+            place = self._c.TF_TensorData(tensor) + number * _STRING_BYTES
+            self._c.TF_StringInit(place)
+            self._c.TF_StringCopy(place, string, len(string))
         return tensor
 
     def _reply(self, name: str, tensor: int) -> dict:

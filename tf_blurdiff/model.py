@@ -12,6 +12,7 @@ from tf_blurdiff.errors import UserError
 from tf_blurdiff.likelihood import bits_per_dimension
 from tf_blurdiff.predictions import get_prediction
 from tf_blurdiff.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
+from tf_blurdiff.restoration import RestorationMethods
 from tf_blurdiff.sampling import SamplingMethods
 from tf_blurdiff.sampling_arguments import (
     checked_batch,
@@ -24,12 +25,13 @@ from tf_blurdiff.training_step import LOSSES, StepGuard, StepRecord, TrainingMet
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
-class DiffusionModel(TrainingMethods, SamplingMethods, keras.Model):
+class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras.Model):
     """A diffusion model, diagonal in the DCT basis, as a Keras model.
 
     It trains with `compile(optimizer)` and `fit(dataset)` on batches of images `[B, H, W, C]` in [-1, 1], or of
     `(images, labels)`. All that a step draws is a function of (seed, optimizer.iterations, row in the global batch). It
-    samples (`sample`, `interpolate`, `mix_bands`) and is exported with the averaged weights.
+    samples (`sample`, `interpolate`, `mix_bands`), restores (`deblur`, `super_resolve`, `inpaint`) and is exported with
+    the averaged weights.
 
     Args:
         network: a Keras model of `[z, t]`, or with num_classes of `[z, t, label]`, such as `UNet`. If its call takes

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from tf_blurdiff.dct import dct2, idct2, laplacian_eigenvalues
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.grids import get_grid
+from tf_blurdiff.observations import consistent, error_variance
 from tf_blurdiff.predictions import get_prediction
 from tf_blurdiff.priors import UNKNOWN_STD
 from tf_blurdiff.samplers import get_sampler, run_steps
@@ -167,7 +168,10 @@ class SamplingMethods:
         noise = SeededNoise(seeds, others, *noise_weights)
         return self._run(start, noise, conditions, times, settings, **arguments)
 
-    def _run(self, start, noise, conditions, times, settings, batch_size=None, return_trajectory=False, verbose=False):
+    def _run(
+        self, start, noise, conditions, times, settings, batch_size=None, return_trajectory=False, verbose=False,
+        observation=None,
+    ):  # fmt: skip
         batch_size = self.images_at_once(batch_size)
         count, num_steps = len(noise.seeds), len(times) - 1
         block = 1 if return_trajectory else -(-num_steps // _PROGRESS_BLOCKS) if verbose else num_steps
@@ -177,11 +181,12 @@ class SamplingMethods:
                 rows = slice(first_row, first_row + batch_size)
                 batch_noise = SeededNoise(*(part if part is None else part[rows] for part in noise))
                 arguments = batch_noise, *(part[rows] for part in conditions), times
+                observed = None if observation is None else observation.rows(rows)
                 state = self.first_state(start(rows), settings)
                 images = [idct2(state[0]).numpy()] if return_trajectory else []
                 for first in range(0, num_steps, block):
                     last = min(first + block, num_steps)
-                    state = self.advance(state, *arguments, tf.constant(first), tf.constant(last), settings)
+                    state = self.advance(state, *arguments, tf.constant(first), tf.constant(last), settings, observed)
                     if return_trajectory or last == num_steps:
                         images.append(idct2(state[0]).numpy())
                     progress.update(len(batch_noise.seeds) * (last - first))
@@ -235,7 +240,7 @@ class SamplingMethods:
         return z_freq, *[tf.zeros_like(z_freq)] * (get_sampler(settings.sampler).order - 1)
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def advance(self, state, noise, labels, guidance_scale, times, first, last, settings):
+    def advance(self, state, noise, labels, guidance_scale, times, first, last, settings, observation=None):
         """Traced: the state after step `last - 1` of the grid, from that before step `first`.
 
         Args:
@@ -246,12 +251,13 @@ class SamplingMethods:
             times: float32 `[num_steps + 1, 1 or B]`, decreasing.
             first, last: int32 scalars.
             settings: a `samplers.Sampling`.
+            observation: an `observations.Observation` that every estimate of x0 is made consistent with, or None.
         """
         sampler, prediction = get_sampler(settings.sampler), get_prediction(self.prediction)
 
         def denoise(z_freq, t, at_t, at_s):
             output = ops.cast(self._guided_call(idct2(z_freq), t, labels, guidance_scale), "float32")
-            return prediction.estimate(dct2(output), z_freq, at_t, at_s, self.shrink)
+            return prediction.estimate(dct2(output), z_freq, at_t, at_s, self._pull(observation, at_t))
 
         def draw_noise(i):
             return noise.draw(i + 1, self.image_shape)
@@ -267,20 +273,31 @@ class SamplingMethods:
             last,
         )
 
-    def draw(self, seeds, noise_seeds, labels, guidance_scale, times, settings):
+    def _pull(self, observation, at_t):
+        if observation is None:
+            return self.shrink
+        variance = error_variance(self.freq_std, at_t)
+        return lambda *estimate: consistent(observation, self.shrink(*estimate), variance)
+
+    def draw(self, seeds, noise_seeds, labels, guidance_scale, times, settings, images=None, observation=None):
         """Whole images, for graphs: what `sample` draws, without its checks.
 
         Args:
             seeds, noise_seeds: int64 `[B]`, of the start and of the steps.
             labels, guidance_scale: as in `advance`.
             times, settings: from `sampling`.
+            images: float32 `[B, H, W, C]` in [-1, 1], to start from at times[0]; None for the prior.
+            observation: as in `advance`.
 
         Returns:
             float32 `[B, H, W, C]` in [-1, 1].
         """
-        state = self.first_state(self.start(SeededNoise(seeds), labels), settings)
+        noise = SeededNoise(seeds)
+        start = self.start(noise, labels) if images is None else self.start_from(images, times[0], noise)
+        state = self.first_state(start, settings)
         span = tf.constant(0), tf.constant(settings.num_steps)
-        state = self.advance(state, SeededNoise(noise_seeds), labels, guidance_scale, times, *span, settings)
+        arguments = SeededNoise(noise_seeds), labels, guidance_scale, times
+        state = self.advance(state, *arguments, *span, settings, observation)
         return tf.clip_by_value(idct2(state[0]), -1.0, 1.0)
 
     def _guided_call(self, z, t, labels, guidance_scale):

@@ -1,0 +1,95 @@
+"""What an export holds beside the graph, in assets.extra: requests to warm up with, known images, a manifest."""
+
+import datetime
+import hashlib
+import importlib.metadata
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+FOLDER, MANIFEST, KNOWN, WARMUP = "assets.extra", "manifest.json", "known", "tf_serving_warmup_requests"
+_PACKAGES = ("tf_blurdiff", "tensorflow", "keras", "numpy")
+
+
+def write_assets(folder, model, settings, signatures):
+    """Writes all three.
+
+    Args:
+        folder: where to, a path that does not exist yet.
+        model: the `DiffusionModel`.
+        settings: its `samplers.Sampling` for `serving_default`.
+        signatures: name -> `signatures.Signature`.
+    """
+    (folder / KNOWN).mkdir(parents=True)
+    examples = {name: {key: i.example for key, i in entry.inputs.items()} for name, entry in signatures.items()}
+    write_warmup(folder / WARMUP, examples)
+    known = {name: _answer(entry.function, examples[name]) for name, entry in signatures.items()}
+    for name, answer in known.items():
+        # NumPy's own bytes type: a PNG file does not end in NULs, which it would drop.
+        feeds = {key: rows.astype(bytes) if rows.dtype == object else rows for key, rows in examples[name].items()}
+        np.savez(folder / KNOWN / f"{name}.npz", image=answer, **{f"input_{key}": rows for key, rows in feeds.items()})
+    manifest = _manifest(model, settings, signatures, known["serving_default"])
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def write_warmup(path, examples):
+    """The file of requests that TF Serving sends itself before it reports a model ready; examples by signature."""
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, feeds in examples.items():
+            log = prediction_log_pb2.PredictionLog()
+            request = log.predict_log.request
+            request.model_spec.signature_name = signature
+            for name, rows in feeds.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(rows))
+            writer.write(log.SerializeToString())
+
+
+def read_warmup(path):
+    """The inverse of `write_warmup`, as pairs; raises tf.errors.OpError or DecodeError for a damaged file."""
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        yield request.model_spec.signature_name, {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
+
+
+def weights_hash(model):
+    """SHA-256 of the averaged weights, in their order."""
+    digest = hashlib.sha256()
+    for average in model.averages:
+        digest.update(np.ascontiguousarray(average.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+def _answer(function, feeds):
+    answer = function(*(tf.constant(rows) for rows in feeds.values()))
+    if "image" in answer:
+        return answer["image"].numpy()
+    return np.stack([tf.io.decode_png(file).numpy() for file in answer["image_bytes"]])
+
+
+def _manifest(model, settings, signatures, images):
+    signature = {
+        name: {
+            "meaning": entry.meaning,
+            "inputs": {
+                key: {"dtype": i.dtype, "shape": [None, *i.shape], "meaning": i.meaning, "allowed": i.allowed}
+                for key, i in entry.inputs.items()
+            },
+        }
+        for name, entry in signatures.items()
+    }
+    return {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "weights_sha256": weights_hash(model),
+        "sampling": settings._asdict(),
+        "signatures": signature,
+        # Another processor may round a pixel differently: the known images are compared to within a grey level.
+        "known": {"seed": 0, "image_sha256": hashlib.sha256(images[0].tobytes()).hexdigest()},
+        "model": keras.saving.serialize_keras_object(model),
+    }
