@@ -127,7 +127,9 @@ def test_digits():
         ({"source": "digits", "channels": 3}, "channels: got 3, expected 1"),
         ({"source": "digits", "image_size": 0}, "image_size: got 0, expected"),
         ({"source": "digits", "image_size": [8]}, r"image_size: got \[8\], expected"),
-        ({"source": "digits", "split": "test"}, "split: got 'test', expected 'train'"),
+        ({"source": "digits", "split": "test"}, "split: got 'test', expected train, or a slice"),
+        ({"source": "digits", "split": "train[5:5]"}, r"split: got 'train\[5:5\]', expected train, or a slice"),
+        ({"source": "digits", "split": "train[:9%]]"}, "split: got"),
         ({"source": "digits", "cache_gb": -1.0}, "cache_gb: got -1.0, expected a number >= 0"),
         ({"source": "digits", "max_corrupt": -1}, "max_corrupt: got -1, expected an integer >= 0"),
         ({"source": "image_folder"}, "root: got 'None', which is not a folder; expected a folder"),
@@ -234,3 +236,18 @@ def test_throughput_is_images_over_seconds(monkeypatch):
 def test_a_batch_larger_than_the_data(batch_size):
     with pytest.raises(DataError, match=f"batch_size: got {batch_size}, expected 1 to 5"):
         training_batches(numbered(5), batch_size, seed=0)
+
+
+@pytest.mark.parametrize(
+    "split, part",
+    [
+        ("train", slice(None)), ("train[:80%]", slice(1438)), ("train[80%:]", slice(1438, None)),
+        ("train[10:30]", slice(10, 30)), ("train[-5:]", slice(-5, None)), ("train[-10%:]", slice(-180, None)),
+    ],
+)  # fmt: skip
+def test_digits_come_in_parts(split, part):
+    everything, some = (open_images("digits", 8, 1, split=name) for name in ("train", split))
+    indices = np.arange(everything.num_images)
+    assert some.num_images == len(indices[part])
+    np.testing.assert_array_equal(some.read(np.arange(some.num_images)), everything.read(indices[part]))
+    np.testing.assert_array_equal(some.labels, everything.labels[part])

@@ -36,7 +36,7 @@ class Data(_Section):
 
     source: Literal["digits", "tfds", "image_folder"] = Field(description="where the images come from")
     name: str | None = Field(None, description="of the TFDS data set, such as cifar10")
-    split: str = Field("train", description="of the TFDS data set, such as train or train[:90%]")
+    split: str = Field("train", description="of the TFDS data set or the digits, such as train or train[:90%]")
     root: str | None = Field(None, description="the folder of images; for TFDS its data_dir")
     cache_gb: float = Field(2.0, ge=0, description="GB of decoded images that may be kept in memory")
     cache_dir: str | None = Field(None, description="where TFDS images over cache_gb are kept, decoded")

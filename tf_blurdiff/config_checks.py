@@ -49,7 +49,7 @@ def _data_problems(config):
         yield problem("data.name", data.name, "the name of a TFDS data set such as cifar10")
     if data.source != "tfds" and data.name is not None:
         yield problem("data.name", data.name, f"null, since data.source is {data.source}")
-    if data.source != "tfds" and data.split != "train":
+    if data.source == "image_folder" and data.split != "train":
         yield problem("data.split", data.split, f"train, since data.source is {data.source}")
     if data.source == "image_folder" and not data.root:
         yield problem("data.root", data.root, "a folder, since data.source is image_folder")

@@ -5,6 +5,7 @@ then a function of (seed, step), so a run can continue at any step without repea
 """
 
 import math
+import re
 import time
 
 import numpy as np
@@ -20,6 +21,7 @@ from tf_blurdiff.tfds_images import read_tfds
 _ORDER, _FLIPS = range(2)
 _READ_AT_ONCE = 64
 _GIGABYTE = 10**9
+_SPLIT = re.compile(r"train(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?", re.ASCII)
 
 
 def to_unit_range(pixels):
@@ -213,7 +215,7 @@ def open_images(
         image_size: height and width, or [height, width].
         channels: 1 (grey) or 3 (colour).
         name: of the TFDS data set, such as "cifar10".
-        split: of the TFDS data set, such as "train" or "train[:90%]"; the other sources have "train" only.
+        split: of the TFDS data set or the digits, such as "train" or "train[:90%]"; a folder has "train" only.
         root: the folder of images, searched recursively; for TFDS its data_dir, None for its default.
         cache_dir: where decoded TFDS images over `cache_gb` are kept; None is ~/.cache/tf_blurdiff.
         cache_gb: images that decoded take up so many GB (10^9 bytes) or less are kept in memory. A larger folder is
@@ -241,11 +243,11 @@ def open_images(
         raise DataError(f"cache_gb: got {cache_gb}, expected a number >= 0")
     if max_corrupt < 0:
         raise DataError(f"max_corrupt: got {max_corrupt}, expected an integer >= 0")
-    if source in ("digits", "image_folder") and split != "train":
+    if source == "image_folder" and split != "train":
         raise DataError(f"split: got {split!r}, expected 'train', the only split of {source}")
     image_shape = (*size, channels)
     if source == "digits":
-        return _open_digits(image_shape)
+        return _open_digits(image_shape, split)
     if source == "image_folder":
         return _open_folder(root, image_shape, cache_gb * _GIGABYTE, max_corrupt)
     if source == "tfds":
@@ -257,16 +259,33 @@ def _in_memory(pixels, labels=None, num_classes=None):
     return Images(lambda indices: pixels[indices], len(pixels), pixels.shape[1:], labels, num_classes)
 
 
-def _open_digits(image_shape):
+def _part(split, count):
+    """The slice of `count` images that a split names, as TFDS writes it."""
+    match = _SPLIT.fullmatch(split)
+    if match:
+        part = slice(*(_place(text, count) for text in match.group("start", "stop")))
+        if range(count)[part]:
+            return part
+    raise DataError(f"split: got {split!r}, expected train, or a slice that is not empty, such as 'train[:90%]'")
+
+
+def _place(text, count):
+    if not text:
+        return None
+    return round(count * int(text[:-1]) / 100) if text.endswith("%") else int(text)
+
+
+def _open_digits(image_shape, split):
     from sklearn.datasets import load_digits
 
     if image_shape[-1] != 1:
         raise DataError(f"channels: got {image_shape[-1]}, expected 1 for digits")
     digits = load_digits()
+    part = _part(split, len(digits.target))
     # The values are 0 to 16.
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    pixels = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
     pixels = np.stack([fit(Image.fromarray(picture), image_shape) for picture in pixels])
-    return _in_memory(pixels, digits.target.astype(np.int64), num_classes=10)
+    return _in_memory(pixels, digits.target[part].astype(np.int64), num_classes=10)
 
 
 def _open_folder(root, image_shape, memory_limit, max_corrupt):
