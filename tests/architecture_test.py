@@ -16,14 +16,14 @@ LEVELS = [
     {"process", "unet"},
     {"predictions", "priors", "grids", "samplers", "image_files", "config_messages"},
     {"sampling_arguments", "likelihood", "image_folder", "tfds_images"},
-    {"sampling", "restoration", "training_step", "data", "metrics"},
-    {"model"},
-    {"config_checks", "pictures"},
+    {"sampling", "restoration", "training_step", "data", "metrics", "inception", "efficientnet_lite"},
+    {"model", "classifier", "reference"},
+    {"config_checks", "pictures", "inspection", "features"},
     {"config", "generation", "signatures"},
-    {"run_directory", "export_assets", "command_line"},
-    {"reporting", "serving", "verification"},
+    {"run_directory", "export_assets", "command_line", "evaluation"},
+    {"reporting", "serving", "verification", "plotting", "evaluation_report"},
     {"training"},
-    {"train", "sample", "export", "launch"},
+    {"train", "sample", "export", "launch", "visualize", "evaluate", "train_classifier"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 COMMAND_LINES = LEVELS[-1]

@@ -84,6 +84,26 @@ MISTAKES = {
     "nothing to launch": (["launch", "--num_workers", "2"], "give the command after --, such as"),
     "nothing to export": (["export"], "give --model and --out"),
     "version 0": (["export", "--model", MODEL, "--out", "served", "--version", "0"], "version must be an integer of 1"),
+    "quality of no steps": (
+        ["export", "--model", MODEL, "--out", "served", "--quality_steps", "10,0"],
+        "--quality_steps must be integers of 1 or more, as 10,50. Received: '0'",
+    ),
+    "quality in words": (
+        ["export", "--model", MODEL, "--out", "served", "--quality_steps", "high"],
+        "--quality_steps must be integers of 1 or more, as 10,50. Received: 'high'",
+    ),
+    "few images to score": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--num_images", "5", "--cache_dir", "c"],
+        "num_images must be 20 or more",
+    ),
+    "unknown features": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--features", "vgg", "--cache_dir", "c"],
+        "features must be one of",
+    ),
+    "classifier in another format": (
+        ["train_classifier", "--config", "digits.yaml", "--out", "c.h5"],
+        "--out must be a .keras file",
+    ),
     "nothing to verify": (["export", "--verify", "nowhere/1"], "nowhere/1 is no export of tf_blurdiff"),
 }
 
@@ -126,7 +146,15 @@ def test_a_mistake_is_one_message_and_status_2(answers, name):
 
 @pytest.mark.parametrize(
     "name, flag",
-    [("train", "--run_dir"), ("sample", "--num_steps"), ("export", "--verify"), ("launch", "--max_restarts")],
+    [
+        ("train", "--run_dir"),
+        ("sample", "--num_steps"),
+        ("export", "--verify"),
+        ("launch", "--max_restarts"),
+        ("evaluate", "--features"),
+        ("train_classifier", "--epochs"),
+        ("visualize", "--what"),
+    ],
 )
 def test_help_answers(name, flag, tmp_path):
     result = commands.run(name, "--help", cwd=tmp_path)

@@ -14,12 +14,15 @@ from tests import commands
 from tf_blurdiff.config import load_config
 
 PAGES = [commands.ROOT / "README.md", commands.ROOT / "export" / "README.md", *(commands.ROOT / "docs").glob("*.md")]
-PROGRAMS = ("for", "python", "make", "curl", "docker", "tensorflow_model_server", "git", "pip", "tensorboard")
+PROGRAMS = (
+    "for", "python", "make", "curl", "docker", "tensorflow_model_server", "kubectl", "git", "pip", "tensorboard",
+)  # fmt: skip
 # What is not run, by its start, and why.
 NOT_RUN = {
     "git clone": "needs the repository's address",
     "make ": "calls this test suite, or is the sum of what is run here",
     "docker ": "needs a container engine",
+    "kubectl ": "needs a cluster",
     "tensorflow_model_server": "in no package registry",
     "python export/client.py --model classes": "needs a served model with labels",
     "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
@@ -59,7 +62,9 @@ def folder(tmp_path_factory):
 def shell(line, folder, **kwargs):
     # The interpreter's own folder is not searched: a symlink to it keeps its virtual environment.
     path = f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"
-    return subprocess.Popen(["bash", "-c", line], cwd=folder, env=commands.environment(PATH=path), text=True, **kwargs)
+    return subprocess.Popen(
+        ["bash", "-c", line], cwd=folder, env=commands.environment(PATH=path, HOME=str(folder)), text=True, **kwargs
+    )
 
 
 def output_of(line, folder, timeout=300):
@@ -69,8 +74,16 @@ def output_of(line, folder, timeout=300):
     return output
 
 
+# What takes long, by its start.
+SLOW = (
+    "for ",
+    "python benchmarks/",
+    *(f"python -m tf_blurdiff.{name}" for name in ("launch", "visualize", "evaluate")),
+)
+
+
 def is_slow(line):
-    return line.startswith(("for ", "python benchmarks/", "python -m tf_blurdiff.launch"))
+    return line.startswith(SLOW)
 
 
 def test_the_pages_commands_run_in_their_order(folder):

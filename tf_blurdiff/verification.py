@@ -27,8 +27,10 @@ def verify(export_dir):
             than one grey level.
     """
     export_dir = pathlib.Path(export_dir)
-    definitions = _signature_defs(export_dir)
     folder = export_dir / export_assets.FOLDER / export_assets.KNOWN
+    if not folder.is_dir():
+        raise UserError(f"{export_dir} is no export of tf_blurdiff: it has no {export_assets.FOLDER}/{folder.name}")
+    definitions = _signature_defs(export_dir)
     known = {path.stem: _known(path) for path in sorted(folder.glob("*.npz"))}
     if missing := definitions.keys() - known.keys():
         raise UserError(f"{export_dir} is no export of tf_blurdiff: known images are missing for {sorted(missing)[0]}")
