@@ -25,8 +25,9 @@ quickstart: setup
 	    --out runs/digits/served.png
 	@echo "Look at runs/digits/samples.png and, through the endpoint, runs/digits/served.png"
 
+# Two files at a time, each in a process of its own: much of a test is Python that traces.
 test: setup
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	$(PYTHON) -m pytest -m slow

@@ -5,19 +5,20 @@
         --set 'data.split=train[80%:]' --out restoration.png
 
 For each task the peak signal-to-noise ratio and the structural similarity (Wang et al., 2004) to the originals: of the
-images as they are given, of bicubic enlargement or, where a part is missing, of the mean of what is known, of one
-restored image, and of the mean of several seeds, with which a model that knows the distribution is nearest. The picture
-has the originals in its first row, then for each task what was given and the rows of the table.
+images as they are given (small ones with their pixels repeated, missing parts filled with the mean of the rest), of
+bicubic enlargement, of one restored image, and of the mean of several seeds, with which a model that knows the
+distribution is nearest. The picture has the originals in its first row, then the rows of the table.
 """
+
+import pathlib
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from PIL import Image
 from tqdm import tqdm
 
 import tf_blurdiff as bd
-from tf_blurdiff import command_line
+from tf_blurdiff import command_line, plotting
 from tf_blurdiff.config import build_images, load_config
 from tf_blurdiff.data import to_uint8, to_unit_range
 from tf_blurdiff.model import load_model
@@ -30,7 +31,7 @@ _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 4, "Restored images whose mean is
 _BLUR = flags.DEFINE_float("blur_sigma", 1.0, "The blur that is undone, in pixels.", lower_bound=0.0)
 _OUT = flags.DEFINE_string("out", "restoration.png", "The picture.")
 
-_SHOWN, _ENLARGED = 12, 3
+_SHOWN = 8
 
 
 def main():
@@ -40,35 +41,39 @@ def main():
     originals = to_unit_range(next(iter(singles))).numpy()
     print(f"{len(originals)} images, {_NUM_SEEDS.value} seeds, blur {_BLUR.value} px")
     print("| task | what | PSNR, dB | SSIM |\n|---|---|---|---|", flush=True)
-    sheets = []
+    sheet = {"original": originals}
     for task, given, simple, restore in tasks(model, originals):
         seeds = np.arange(len(originals))
         restored = [
             restore(seeds + number * len(seeds)) for number in tqdm(range(_NUM_SEEDS.value), desc=task, unit="seed")
         ]
-        rows = {**simple, "restored": restored[0], f"mean of {len(restored)}": np.mean(restored, axis=0)}
+        rows = {
+            "as given": given,
+            **simple,
+            "restored": restored[0],
+            f"mean of {len(restored)}": np.mean(restored, axis=0),
+        }
         for what, found in rows.items():
             print(f"| {task} | {what} | {psnr(found, originals):.2f} | {ssim(found, originals):.3f} |", flush=True)
-        sheets += [given, *rows.values()]
-    save(_OUT.value, [originals, *sheets])
+        sheet |= {f"{task}: {what}": found for what, found in rows.items()}
+    save(_OUT.value, sheet)
 
 
 def tasks(model, originals):
     """(name, what is given in full size, simple answers by name, a function of seeds) of each."""
     height, width = originals.shape[1:3]
     blurred = seen(bd.layers.HeatBlur()([originals, np.full(len(originals), _BLUR.value, "float32")]))
-    yield "deblur", blurred, {"as given": blurred}, lambda seeds: model.deblur(blurred, _BLUR.value, seeds)
+    yield "deblur", blurred, {}, lambda seeds: model.deblur(blurred, _BLUR.value, seeds)
     small = seen(originals.reshape(len(originals), height // 2, 2, width // 2, 2, -1).mean(axis=(2, 4)))
     repeated = small.repeat(2, axis=1).repeat(2, axis=2)
     bicubic = np.clip(tf.image.resize(small, (height, width), "bicubic"), -1, 1)
-    simple = {"pixels repeated": repeated, "bicubic": bicubic}
+    simple = {"bicubic": bicubic}
     yield "twice the size", repeated, simple, lambda seeds: model.super_resolve(small, seeds)
     mask = np.zeros(originals.shape[:3], bool)
     mask[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = True
     known = np.where(mask[..., None], np.nan, originals)
     filled = np.where(mask[..., None], np.nanmean(known, axis=(1, 2), keepdims=True), originals).astype("float32")
-    simple = {"mean of what is known": filled}
-    yield "fill in a quarter", filled, simple, lambda seeds: model.inpaint(originals, mask, seeds)
+    yield "fill in a quarter", filled, {}, lambda seeds: model.inpaint(originals, mask, seeds)
 
 
 def seen(images):
@@ -86,11 +91,10 @@ def ssim(images, originals):
     return float(tf.reduce_mean(tf.image.ssim(images, originals, max_val=2.0, filter_size=7)))
 
 
-def save(path, sheets):
-    """A row for each sheet, a column for each image."""
-    rows = [np.concatenate(to_uint8(images[:_SHOWN]).numpy(), axis=1) for images in sheets]
-    pixels = np.concatenate(rows).repeat(_ENLARGED, axis=0).repeat(_ENLARGED, axis=1)
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
+def save(path, sheet):
+    """A row for each entry, a column for each image."""
+    rows = [list(to_uint8(images[:_SHOWN]).numpy()) for images in sheet.values()]
+    plotting.save_figure(plotting.sheet(rows, list(sheet), [""] * len(rows[0])), pathlib.Path(path))
     print(f"picture: {path}")
 
 

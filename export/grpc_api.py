@@ -2,70 +2,85 @@
 
 import concurrent.futures
 import functools
-import math
 import sys
+import time
 
 import grpc
-import numpy as np
-import tensorflow as tf
-from served_model import DEFAULT_SIGNATURE, Models, ServingError
-from tensorflow.core.framework import tensor_pb2
+from google.protobuf.message import DecodeError
+from model_store import ModelSpec, ModelStore
+from prometheus import ServerMetrics
+from served_model import DEFAULT_SIGNATURE
+from server_config import model_configs
+from server_errors import ConfigurationError, ServingError
+from tensor_protos import arrays_from_protos, tensor_proto
+from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
 )
 
-_MAX_ELEMENTS = 2**26  # a few bytes on the wire can claim a tensor of any size
-_VALUE_FIELDS = {
-    "float32": "float_val",
-    "float64": "double_val",
-    "int32": "int_val",
-    "int16": "int_val",
-    "int8": "int_val",
-    "uint8": "int_val",
-    "int64": "int64_val",
-    "uint32": "uint32_val",
-    "uint64": "uint64_val",
-    "bool": "bool_val",
-    "object": "string_val",
-}
+_MAX_REQUESTS = 64  # that run or wait for a batch; further ones wait for these
+_MAX_MESSAGE = 1000  # characters of an error; gRPC drops the reply if its headers are too long
+_KINDS = {"tensorflow/serving/classify": "classification", "tensorflow/serving/regress": "regression"}
 
 
-def start_grpc_server(models: Models, port: int) -> grpc.Server:
+def start_grpc_server(models: ModelStore, metrics: ServerMetrics, port: int) -> grpc.Server:
     """Starts to answer on a port of the loopback interface. Raises RuntimeError if the port is taken."""
     options = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # without this, two servers would share the port and its requests
     ]
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(max_workers=8), options=options)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(models), server)
+    threads = concurrent.futures.ThreadPoolExecutor(max_workers=_MAX_REQUESTS)
+    server = grpc.server(threads, interceptors=[_UnreadableMessages()], options=options)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(models, metrics), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(models), server)
     server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     return server
 
 
-def metadata_response(models: Models, name: str, version: int | None) -> tuple:
+class _UnreadableMessages(grpc.ServerInterceptor):
+    """Hands a message that cannot be parsed to the method, as its DecodeError: grpcio would log and keep each one."""
+
+    def intercept_service(self, continuation, handler_call_details):
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+
+        def read(data: bytes):
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError as error:
+                return error.with_traceback(None)
+
+        return grpc.unary_unary_rpc_method_handler(handler.unary_unary, read, handler.response_serializer)
+
+
+def metadata_response(models: ModelStore, spec: ModelSpec) -> tuple:
     """The reply to a metadata request, and the signature map that is packed in it."""
-    model = models.find(name, version)
-    signature_map = get_model_metadata_pb2.SignatureDefMap(signature_def=model.signature_defs)
     response = get_model_metadata_pb2.GetModelMetadataResponse()
-    response.model_spec.name, response.model_spec.version.value = model.name, model.version
+    with models.use(spec) as model:
+        signature_map = get_model_metadata_pb2.SignatureDefMap(signature_def=model.signature_defs)
+        response.model_spec.name, response.model_spec.version.value = model.name, model.version
     response.metadata["signature_def"].Pack(signature_map)
     return response, signature_map
 
 
-def status_response(models: Models, name: str, version: int | None):
+def status_response(models: ModelStore, spec: ModelSpec):
     """The reply to a status request."""
     response = get_model_status_pb2.GetModelStatusResponse()
-    for available in models.available_versions(name, version):
-        entry = response.model_version_status.add(version=available)
-        entry.state = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+    for number, state, error in models.statuses(spec):
+        entry = response.model_version_status.add(version=number)
+        entry.state = get_model_status_pb2.ModelVersionStatus.State.Value(state)
         entry.status.SetInParent()
+        if error is not None:
+            entry.status.error_code = error_codes_pb2.Code.Value(error.code)
+            entry.status.error_message = str(error)
     return response
 
 
@@ -74,91 +89,124 @@ def _answers(method):
 
     @functools.wraps(method)
     def answer(self, request, context):
+        if isinstance(request, DecodeError):
+            context.abort(grpc.StatusCode.INTERNAL, f"the message cannot be read: {request}"[:_MAX_MESSAGE])
+        started = time.perf_counter()
+        code, message, response = "OK", "", None
         try:
-            return method(self, request)
+            response = method(self, request)
         except ServingError as error:
             code, message = error.code, str(error)
         except Exception as error:  # the server outlives every request
             print(f"local_server: {method.__name__}: {error!r}", file=sys.stderr)
             code, message = "INTERNAL", f"{type(error).__name__}: {error}"
-        context.abort(getattr(grpc.StatusCode, code, grpc.StatusCode.UNKNOWN), message)
+        self.record(method.__name__, request, code, time.perf_counter() - started)
+        if response is None:
+            context.abort(getattr(grpc.StatusCode, code, grpc.StatusCode.UNKNOWN), message[:_MAX_MESSAGE])
+        return response
 
     return answer
 
 
-@_answers
-def _unimplemented(self, request):
-    raise ServingError("UNIMPLEMENTED", "this development server answers Predict, GetModelMetadata and GetModelStatus")
-
-
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata."""
+    """Predict and GetModelMetadata; Classify, Regress and MultiInference refuse signatures of the wrong method."""
 
-    def __init__(self, models: Models):
-        self._models = models
+    def __init__(self, models: ModelStore, metrics: ServerMetrics):
+        self._models, self._metrics = models, metrics
+
+    def record(self, api: str, request, code: str, seconds: float) -> None:
+        """Counts an inference request to a model that is served; clients invent any number of other names."""
+        specs = [task.model_spec for task in request.tasks[:1]] if api == "MultiInference" else [request.model_spec]
+        if api != "GetModelMetadata" and specs and self._models.knows(specs[0].name):
+            self._metrics.record_request(specs[0].name, api, "GRPC", code, seconds)
 
     @_answers
     def Predict(self, request, context=None):
         """Runs a signature on the request's tensors."""
-        model = self._models.find(*_name_and_version(request))
-        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        inputs = {name: _array(name, proto) for name, proto in request.inputs.items()}
-        outputs = model.predict(signature_name, inputs, request.output_filter)
-        response = predict_pb2.PredictResponse(outputs={name: _tensor_proto(a) for name, a in outputs.items()})
-        response.model_spec.name, response.model_spec.version.value = model.name, model.version
-        response.model_spec.signature_name = signature_name
+        with self._models.use(_spec(request)) as model:
+            signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            inputs = arrays_from_protos(request.inputs)
+            outputs = model.predict(signature_name, inputs, list(request.output_filter))
+            response = predict_pb2.PredictResponse(outputs={name: tensor_proto(a) for name, a in outputs.items()})
+            response.model_spec.name, response.model_spec.version.value = model.name, model.version
+            response.model_spec.signature_name = signature_name
         return response
+
+    @_answers
+    def Classify(self, request, context=None):
+        """Refuses the signature."""
+        return self._refuse(request, "classification")
+
+    @_answers
+    def Regress(self, request, context=None):
+        """Refuses the signature."""
+        return self._refuse(request, "regression")
+
+    def _refuse(self, request, kind: str):
+        with self._models.use(_spec(request)) as model:
+            model.check_method(request.model_spec.signature_name or DEFAULT_SIGNATURE, kind)
+
+    @_answers
+    def MultiInference(self, request, context=None):
+        """Refuses the first task's signature."""
+        if not request.tasks or not request.tasks[0].model_spec.name:
+            raise ServingError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
+        task = request.tasks[0]
+        with self._models.use(_spec(task)) as model:
+            signature_name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+            if signature_name not in model.signature_defs:
+                message = f"Requested signature not found in model graph: {signature_name}"
+                raise ServingError("INVALID_ARGUMENT", message)
+            if task.method_name not in _KINDS:
+                message = f"Unsupported signature method_name: {task.method_name}"
+                raise ServingError("UNIMPLEMENTED", message)
+            model.check_method(signature_name, _KINDS[task.method_name])
 
     @_answers
     def GetModelMetadata(self, request, context=None):
         """The model's signatures."""
-        name, version = _name_and_version(request)
-        if list(request.metadata_field) != ["signature_def"]:
-            message = f"metadata_field must be signature_def. Received: {list(request.metadata_field)}"
+        spec = _spec(request)
+        if not request.metadata_field:
+            message = "GetModelMetadataRequest must specify at least one metadata_field"
             raise ServingError("INVALID_ARGUMENT", message)
-        return metadata_response(self._models, name, version)[0]
-
-    Classify = Regress = MultiInference = _unimplemented
+        for field in request.metadata_field:
+            if field != "signature_def":
+                raise ServingError("INVALID_ARGUMENT", f"Metadata field {field} is not supported")
+        return metadata_response(self._models, spec)[0]
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus."""
+    """GetModelStatus and HandleReloadConfigRequest."""
 
-    def __init__(self, models: Models):
+    def __init__(self, models: ModelStore):
         self._models = models
+
+    def record(self, api: str, request, code: str, seconds: float) -> None:
+        """TF Serving counts inference only."""
 
     @_answers
     def GetModelStatus(self, request, context=None):
         """The state of the model's versions."""
-        return status_response(self._models, *_name_and_version(request))
+        return status_response(self._models, _spec(request))
 
-    HandleReloadConfigRequest = _unimplemented
+    @_answers
+    def HandleReloadConfigRequest(self, request, context=None):
+        """Replaces the list of models, and returns when it is loaded."""
+        if request.config.WhichOneof("config") != "model_config_list":
+            message = "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is"
+            raise ServingError("INVALID_ARGUMENT", f"{message} currently supported")
+        try:
+            configs = model_configs(request.config, "the request")
+        except ConfigurationError as error:
+            raise ServingError("INVALID_ARGUMENT", str(error)) from None
+        self._models.configure(configs)
+        self._models.update()
+        return model_management_pb2.ReloadConfigResponse(status={"error_code": 0})
 
 
-def _name_and_version(request) -> tuple:
+def _spec(request) -> ModelSpec:
     if not request.HasField("model_spec"):
         raise ServingError("INVALID_ARGUMENT", "Missing ModelSpec")
     spec = request.model_spec
-    if spec.version_label:
-        raise ServingError("INVALID_ARGUMENT", f"Unrecognized servable version label: {spec.version_label}")
-    return spec.name, spec.version.value if spec.HasField("version") else None
-
-
-def _array(name: str, proto) -> np.ndarray:
-    dims = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or math.prod(dims) > _MAX_ELEMENTS:
-        raise ServingError("INVALID_ARGUMENT", f"input {name}: cannot use a tensor of shape {dims}")
-    try:
-        return tf.make_ndarray(proto)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ServingError("INVALID_ARGUMENT", f"input {name}: {error}") from error
-
-
-def _tensor_proto(array: np.ndarray):
-    """TF Serving fills the typed fields, not tensor_content: a client may read either only if it is told which."""
-    if array.dtype.name not in _VALUE_FIELDS:
-        return tf.make_tensor_proto(array)
-    proto = tensor_pb2.TensorProto(dtype=tf.as_dtype(array.dtype).as_datatype_enum)
-    proto.tensor_shape.CopyFrom(tf.TensorShape(array.shape).as_proto())
-    getattr(proto, _VALUE_FIELDS[array.dtype.name]).extend(array.ravel().tolist())
-    return proto
+    version = spec.version.value if spec.HasField("version") else None
+    return ModelSpec(spec.name, version, spec.version_label if spec.HasField("version_label") else None)

@@ -5,12 +5,16 @@ import json
 import re
 import sys
 import threading
+import time
 from urllib.parse import unquote
 
 import rest_json
 from google.protobuf import json_format
 from grpc_api import metadata_response, status_response
-from served_model import DEFAULT_SIGNATURE, Models, ServingError
+from model_store import ModelSpec, ModelStore
+from prometheus import ServerMetrics
+from served_model import DEFAULT_SIGNATURE
+from server_errors import ServingError
 
 _HTTP_STATUS = {  # as TF Serving translates its own codes; any other is 500
     "CANCELLED": 499,
@@ -27,8 +31,8 @@ _HTTP_STATUS = {  # as TF Serving translates its own codes; any other is 500
     "UNIMPLEMENTED": 501,
     "UNAVAILABLE": 503,
 }
-_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+))?"
-_PREDICT = re.compile(rf"(?i){_MODEL}:(predict|classify|regress)", re.ASCII)
+_MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
+_INFERENCE = re.compile(rf"(?i:{_MODEL}):(predict|classify|regress)", re.ASCII)
 _STATUS = re.compile(rf"(?i){_MODEL}(/metadata)?", re.ASCII)
 _MAX_BODY_BYTES = 64 * 1024 * 1024  # seeds take a few bytes each: more than this is a mistake
 
@@ -36,14 +40,20 @@ _MAX_BODY_BYTES = 64 * 1024 * 1024  # seeds take a few bytes each: more than thi
 class RestServer(http.server.ThreadingHTTPServer):
     """Serves models on a port of the loopback interface, in threads of its own.
 
+    Args:
+        models: what is served.
+        metrics: where requests are counted.
+        port: to listen on.
+        monitoring_path: where the figures are shown; None shows none.
+
     Raises:
         OSError: the port is taken.
     """
 
     request_queue_size = 128
 
-    def __init__(self, models: Models, port: int):
-        self.models = models
+    def __init__(self, models: ModelStore, metrics: ServerMetrics, port: int, monitoring_path: str | None = None):
+        self.models, self.metrics, self.monitoring_path = models, metrics, monitoring_path
         self._running = 0
         self._changed = threading.Condition()
         super().__init__(("127.0.0.1", port), _Handler)
@@ -82,7 +92,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         try:
             body = self._read_body()
             if body is not None:
-                self._reply(*_answer(self.server.models, self.command, self.path.partition("?")[0], body))
+                self._answer(self.path.partition("?")[0], body)
         finally:
             self.server.count_running(-1)
 
@@ -101,10 +111,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.rfile.read(int(length))
         return None
 
+    def _answer(self, path: str, body: bytes) -> None:
+        if path == self.server.monitoring_path and self.command in ("GET", "HEAD"):
+            self._send(200, "text/plain", self.server.metrics.text().encode())
+        else:
+            self._reply(*_answer(self.server, self.command, path, body))
+
     def _reply(self, status: int, document: dict) -> None:
-        content = json.dumps(document).encode()
+        self._send(status, "application/json", json.dumps(document).encode())
+
+    def _send(self, status: int, content_type: str, content: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(content)))
         if self.close_connection:
             self.send_header("Connection", "close")
@@ -122,34 +140,42 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Silent: one line a request would bury the server's own."""
 
 
-def _answer(models: Models, method: str, path: str, body: bytes) -> tuple:
+def _answer(server: RestServer, method: str, path: str, body: bytes) -> tuple:
     """A request -> (HTTP status, the reply's JSON object)."""
+    started = time.perf_counter()
+    code, document = _code_and_document(server.models, method, path, body)
+    inference = _INFERENCE.fullmatch(path) if method == "POST" else None
+    if inference and server.models.knows(unquote(inference[1])):  # clients invent any number of other names
+        seconds = time.perf_counter() - started
+        server.metrics.record_request(unquote(inference[1]), inference[4], "REST", code, seconds)
+    return 200 if code == "OK" else _HTTP_STATUS.get(code, 500), document
+
+
+def _code_and_document(models: ModelStore, method: str, path: str, body: bytes) -> tuple:
     try:
-        if method == "POST" and (match := _PREDICT.fullmatch(path)):
-            name, version, verb = match.groups()
-            if verb.lower() != "predict":
-                raise ServingError("UNIMPLEMENTED", f"this development server has no {verb}")
-            return 200, _predict(models.find(unquote(name), _version(version)), body)
+        if method == "POST" and (match := _INFERENCE.fullmatch(path)):
+            with models.use(_spec(match)) as model:
+                return "OK", _predict(model, body) if match[4] == "predict" else _refuse(model, match[4], body)
         if method == "GET" and (match := _STATUS.fullmatch(path)):
-            name, version, metadata = match.groups()
-            answer = _metadata if metadata else _status
-            return 200, answer(models, unquote(name), _version(version))
+            return "OK", (_metadata if match[4] else _status)(models, _spec(match))
+        if method == "GET" and path.lower() in ("/v1/models", "/v1/models/metadata"):
+            raise ServingError("INVALID_ARGUMENT", "Missing model name in request.")
         if not path.lower().startswith("/v1/"):
             raise ServingError("NOT_FOUND", f"Nothing here: {path}")
         raise ServingError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
     except ServingError as error:
-        return _HTTP_STATUS.get(error.code, 500), {"error": str(error)}
+        return error.code, {"error": str(error)}
     except Exception as error:  # the server outlives every request
         print(f"local_server: {method} {path}: {error!r}", file=sys.stderr)
-        return 500, {"error": f"{type(error).__name__}: {error}"}
+        return "INTERNAL", {"error": f"{type(error).__name__}: {error}"}
 
 
-def _version(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if len(text) > 19 or int(text) >= 2**63:
-        raise ServingError("INVALID_ARGUMENT", f"Failed to convert version: {text} to numeric.")
-    return int(text)
+def _spec(match: re.Match) -> ModelSpec:
+    """What a path asks for."""
+    name, version, label = match.group(1, 2, 3)
+    if version is not None and (len(version) > 19 or int(version) >= 2**63):
+        raise ServingError("INVALID_ARGUMENT", f"Failed to convert version: {version} to numeric.")
+    return ModelSpec(unquote(name), None if version is None else int(version), label and unquote(label))
 
 
 def _predict(model, body: bytes) -> dict:
@@ -166,12 +192,21 @@ def _predict(model, body: bytes) -> dict:
         raise ServingError("INVALID_ARGUMENT", str(error)) from error
 
 
-def _status(models: Models, name: str, version: int | None) -> dict:
-    return _proto_to_json(status_response(models, name, version))
+def _refuse(model, verb: str, body: bytes) -> dict:
+    try:
+        signature_name = rest_json.parse_examples(body)
+    except (ValueError, RecursionError) as error:
+        raise ServingError("INVALID_ARGUMENT", str(error)) from error
+    kind = {"classify": "classification", "regress": "regression"}[verb]
+    return model.check_method(signature_name or DEFAULT_SIGNATURE, kind)
 
 
-def _metadata(models: Models, name: str, version: int | None) -> dict:
-    response, signature_map = metadata_response(models, name, version)
+def _status(models: ModelStore, spec: ModelSpec) -> dict:
+    return _proto_to_json(status_response(models, spec))
+
+
+def _metadata(models: ModelStore, spec: ModelSpec) -> dict:
+    response, signature_map = metadata_response(models, spec)
     metadata = {"signature_def": _proto_to_json(signature_map)}
     return {"model_spec": _proto_to_json(response.model_spec), "metadata": metadata}
 

@@ -8,14 +8,39 @@ With one input its name may be left out; with one output its name is left out.
 
 import base64
 import binascii
-import contextlib
 import json
+import math
 
 import numpy as np
 
 
 def parse_request(body: bytes) -> tuple:
     """The body of a predict request -> (signature name or None, "instances" or "inputs", the value under that key)."""
+    document = _document(body)
+    keys = [key for key in ("instances", "inputs") if key in document]
+    if not keys:
+        raise ValueError("Missing 'inputs' or 'instances' key")
+    if len(keys) == 2:
+        raise ValueError("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
+    return document.get("signature_name"), keys[0], document[keys[0]]
+
+
+def parse_examples(body: bytes) -> str | None:
+    """The body of a classify or regress request -> its signature name or None."""
+    document = _document(body)
+    if "examples" not in document:
+        raise ValueError("When method is classify, key 'examples' is expected and was not found")
+    if not isinstance(document["examples"], list):
+        raise ValueError("Expecting 'examples' value to be an list/array")
+    if not document["examples"]:
+        raise ValueError("'examples' value is an empty array")
+    for example in (document.get("context", {}), *document["examples"]):
+        if not isinstance(example, dict):
+            raise ValueError(f"Example must be JSON object but got JSON {_shown(example)}")
+    return document.get("signature_name")
+
+
+def _document(body: bytes) -> dict:
     if not body:
         raise ValueError("JSON Parse error: The document is empty")
     try:
@@ -23,16 +48,10 @@ def parse_request(body: bytes) -> tuple:
     except ValueError as error:
         raise ValueError(f"JSON Parse error: {error}") from None
     if not isinstance(document, dict):
-        raise ValueError("JSON Value: Is not object")
-    signature_name = document.get("signature_name")
-    if "signature_name" in document and not isinstance(signature_name, str):
+        raise ValueError(f"JSON Value: {_shown(document)} Is not object")
+    if not isinstance(document.get("signature_name", ""), str):
         raise ValueError("'signature_name' key must be a string value.")
-    keys = [key for key in ("instances", "inputs") if key in document]
-    if not keys:
-        raise ValueError("Missing 'inputs' or 'instances' key")
-    if len(keys) == 2:
-        raise ValueError("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
-    return signature_name, keys[0], document[keys[0]]
+    return document
 
 
 def inputs_from_json(layout: str, value, dtypes: dict) -> dict:
@@ -72,11 +91,14 @@ def _columns(value, dtypes: dict) -> dict:
 
 
 def _columns_of_rows(rows, dtypes: dict) -> dict:
-    if not isinstance(rows, list) or not rows:
-        raise ValueError("Expecting 'instances' to be a list with at least one value")
+    if not isinstance(rows, list):
+        raise ValueError(f"JSON Value: {_shown(rows)} Excepting 'instances' to be an list/array")
+    if not rows:
+        raise ValueError("No values in 'instances' array")
     named = [isinstance(row, dict) and not _is_base64(row) for row in rows]
     if any(named) != all(named):
-        raise ValueError("'instances' must hold either objects or plain values, not both")
+        expected = "object but got list" if named[0] else "value/list but got object"
+        raise ValueError(f"Expecting {expected} at item {named.index(not named[0])} of input list")
     if not named[0]:
         if len(dtypes) > 1:
             raise ValueError(f"instances is a plain list, but expecting list of objects with {sorted(dtypes)}")
@@ -115,8 +137,9 @@ def _scalar(value, dtype: np.dtype):
         if np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
             return value
     elif dtype.kind == "f" and dtype.itemsize > 2 and number:
-        with contextlib.suppress(OverflowError):  # an integer of more than 308 digits
-            return float(value)
+        if float(np.finfo(dtype).max) < abs(value) < math.inf:
+            raise ValueError(f"Cannot convert JSON value: {_shown(value)} to {dtype} without loss of precision.")
+        return float(value)
     elif dtype.kind == "b" and isinstance(value, bool):
         return value
     elif dtype.kind == "O" and isinstance(value, str):

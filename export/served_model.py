@@ -1,22 +1,36 @@
-"""The models that the development server holds: loading, finding, checking a request, running. No transport here."""
+"""One version of one model: loading, checking a request, running. No transport here."""
 
 import re
+import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from batching import BatchScheduler
+from prometheus import ServerMetrics
+from server_errors import ServingError
+from tensor_protos import arrays_from_protos
 from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
+from tensorflow_serving.apis import prediction_log_pb2
 
 SERVE_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
+MAX_ROWS = 1000  # of a request without batching: TF Serving's default for one with it
+_WARMUP_FILE = Path("assets.extra/tf_serving_warmup_requests")
+_MAX_WARMUP_RECORDS = 1000
 
 
-class ServingError(Exception):
-    """A request that cannot be answered: the name of a gRPC status code ("NOT_FOUND") and a message for the client."""
-
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code = code
+def load(name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None = None):
+    """A `ServedModel`, warmed up. Whatever goes wrong is a ServingError of one line."""
+    try:
+        return ServedModel(name, version, path, metrics, scheduler)
+    except ServingError:
+        raise
+    except Exception as error:
+        code = "NOT_FOUND" if isinstance(error, FileNotFoundError) else "UNKNOWN"
+        if isinstance(error, tf.errors.OpError):
+            code = error_codes_pb2.Code.Name(error.error_code)
+        raise ServingError(code, next(iter(str(error).splitlines()), "") or type(error).__name__) from None
 
 
 class ServedModel:
@@ -26,19 +40,41 @@ class ServedModel:
         name: the name clients ask for.
         version: the version's number.
         path: the version's folder, which holds saved_model.pb.
+        metrics: where the time of each run is noted.
+        scheduler: joins requests; None runs each by itself.
+
+    Raises:
+        Exception: TensorFlow and protobuf raise many kinds for a broken SavedModel (see `load`).
     """
 
-    def __init__(self, name: str, version: int, path: Path):
+    def __init__(
+        self, name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None = None
+    ):
         self.name, self.version = name, version
         self.signature_defs = _read_signature_defs(path)
         self._loaded = tf.saved_model.load(str(path), tags=[SERVE_TAG])
+        self._metrics, self._scheduler = metrics, scheduler
+        self._warm_up(path / _WARMUP_FILE)
 
     def input_dtypes(self, signature_name: str) -> dict:
         """The inputs of a signature -> NumPy dtypes."""
         if signature_name not in self._loaded.signatures:
-            raise ServingError("INVALID_ARGUMENT", f'Serving signature name: "{signature_name}" not found')
+            raise ServingError(
+                "INVALID_ARGUMENT", f'Serving signature name: "{signature_name}" not found in signature def'
+            )
         inputs = self.signature_defs[signature_name].inputs
         return {name: np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype) for name, info in inputs.items()}
+
+    def check_method(self, signature_name: str, kind: str) -> None:
+        """Refuses a signature that is not for "classification" or "regression", and then one that is."""
+        if signature_name not in self.signature_defs:
+            raise ServingError("INVALID_ARGUMENT", f"No signature was found with the name: {signature_name}")
+        expected = {"classification": "tensorflow/serving/classify", "regression": "tensorflow/serving/regress"}[kind]
+        method = self.signature_defs[signature_name].method_name
+        if method != expected:
+            message = f"Expected {kind} signature method_name to be {expected}. Was: {method}"
+            raise ServingError("INVALID_ARGUMENT", message)
+        raise ServingError("UNIMPLEMENTED", f"this development server runs no {kind} signatures")
 
     def predict(self, signature_name: str, inputs: dict, output_filter=()) -> dict:
         """Runs a signature: input names -> arrays to output names -> arrays."""
@@ -46,38 +82,47 @@ class ServedModel:
             raise ServingError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
         signature_def = self.signature_defs[signature_name]
         _check_inputs(signature_def, inputs)
-        wanted = list(output_filter) or sorted(signature_def.outputs)
-        if unknown := set(wanted) - set(signature_def.outputs):
-            raise ServingError("INVALID_ARGUMENT", f"output tensor alias not found in signature: {sorted(unknown)}")
-        tensors = {name: tf.constant(array, tf.as_dtype(array.dtype)) for name, array in inputs.items()}
+        wanted = _wanted_outputs(signature_def, output_filter)
+
+        def run(joined: dict) -> dict:
+            return self._run(signature_name, joined, wanted)
+
+        if self._scheduler is None:
+            _check_rows(signature_def, inputs)
+            return run(inputs)
+        shapes = tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
+        return self._scheduler.run((self, signature_name, wanted, shapes), inputs, run)
+
+    def _run(self, signature_name: str, inputs: dict, wanted: tuple) -> dict:
+        started = time.perf_counter()
         try:
+            tensors = {name: tf.constant(array, tf.as_dtype(array.dtype)) for name, array in inputs.items()}
             outputs = self._loaded.signatures[signature_name](**tensors)
+            arrays = {name: outputs[name].numpy() for name in wanted}
         except tf.errors.OpError as error:
             raise ServingError(error_codes_pb2.Code.Name(error.error_code), _without_stack(error.message)) from error
-        return {name: outputs[name].numpy() for name in wanted}
+        self._metrics.runtime_latency.observe((time.perf_counter() - started) * 1e6, self.name, "Predict", "TF2")
+        return arrays
 
-
-class Models:
-    """What the server serves. One model today; a lookup by name, so that there can be more."""
-
-    def __init__(self, *models: ServedModel):
-        self._models = {model.name: model for model in models}
-
-    def find(self, name: str, version: int | None = None) -> ServedModel:
-        """The model of that name and version, or of that name if no version is asked for."""
-        model = self._models.get(name)
-        if model is None or version not in (None, model.version):
-            asked = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise ServingError("NOT_FOUND", f"Servable not found for request: {asked}")
-        return model
-
-    def available_versions(self, name: str, version: int | None = None) -> list:
-        """The versions whose state a status request reports."""
-        try:
-            return [self.find(name, version).version]
-        except ServingError:
-            missing = "any versions" if version is None else f"version {version}"
-            raise ServingError("NOT_FOUND", f"Could not find {missing} of model {name}") from None
+    def _warm_up(self, path: Path) -> None:
+        """Replays the requests that the export recorded; TF Serving, too, takes no version whose warm-up fails."""
+        if not path.is_file():
+            return
+        for index, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
+            if index == _MAX_WARMUP_RECORDS:
+                raise ServingError("INVALID_ARGUMENT", f"Number of warmup records exceeds the maximum ({index})")
+            log = prediction_log_pb2.PredictionLog.FromString(record)
+            kind = log.WhichOneof("log_type")
+            if kind != "predict_log":
+                raise ServingError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")
+            request = log.predict_log.request
+            signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            signature_def = self.signature_defs.get(signature_name)
+            if signature_def is None:
+                raise ServingError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
+            inputs = arrays_from_protos(request.inputs)
+            _check_inputs(signature_def, inputs)
+            self._run(signature_name, inputs, _wanted_outputs(signature_def, request.output_filter))
 
 
 def _read_signature_defs(path: Path) -> dict:
@@ -92,11 +137,18 @@ def _read_signature_defs(path: Path) -> dict:
 def _check_inputs(signature_def, inputs: dict) -> None:
     expected = signature_def.inputs
     if set(inputs) != set(expected):
-        extra, missing = sorted(set(inputs) - set(expected)), sorted(set(expected) - set(inputs))
+        lists = {
+            "received": set(inputs),
+            "expected": set(expected),
+            "extra": set(inputs) - set(expected),
+            "missing": set(expected) - set(inputs),
+        }
+        texts = {key: "{" + ",".join(sorted(names)) + "}" for key, names in lists.items()}
         raise ServingError(
             "INVALID_ARGUMENT",
-            f"input size does not match signature: {len(inputs)}!={len(expected)}. "
-            f"Sent extra: {extra}. Missing but required: {missing}.",
+            f"input size does not match signature: {len(inputs)}!={len(expected)} "
+            f"len({texts['received']}) != len({texts['expected']}). "
+            f"Sent extra: {texts['extra']}. Missing but required: {texts['missing']}.",
         )
     for name, array in inputs.items():
         dtype, shape = tf.as_dtype(expected[name].dtype), tf.TensorShape(expected[name].tensor_shape)
@@ -106,6 +158,29 @@ def _check_inputs(signature_def, inputs: dict) -> None:
             )
         if not shape.is_compatible_with(array.shape):
             raise ServingError("INVALID_ARGUMENT", f"input {name} must have shape {shape}. Received: {array.shape}")
+
+
+def _check_rows(signature_def, inputs: dict) -> None:
+    """A request of millions of rows would end the process, for lack of memory."""
+    for name, array in inputs.items():
+        shape = tf.TensorShape(signature_def.inputs[name].tensor_shape)
+        if (shape.rank is None or (shape.rank and shape[0] is None)) and array.shape[:1] > (MAX_ROWS,):
+            message = f"input {name}: a request may have {MAX_ROWS} rows. Received: {array.shape[0]}"
+            raise ServingError("INVALID_ARGUMENT", message)
+
+
+def _wanted_outputs(signature_def, output_filter) -> tuple:
+    known = sorted(signature_def.outputs)
+    for index, name in enumerate(output_filter):
+        if name not in known:
+            raise ServingError(
+                "INVALID_ARGUMENT",
+                f"output tensor alias not found in signature: {name} "
+                f"Outputs expected to be in the set {{{','.join(known)}}}.",
+            )
+        if name in output_filter[:index]:
+            raise ServingError("INVALID_ARGUMENT", f"duplicate output tensor alias: {name}")
+    return tuple(output_filter) or tuple(known)
 
 
 def _without_stack(message: str) -> str:

@@ -28,6 +28,7 @@ NOT_RUN = {
     "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
     "python -m tf_blurdiff.train --config fashion_mnist.yaml": "needs that data",
     "python benchmarks/image_folder.py": "needs Debian packages with photographs",
+    "python benchmarks/restoration.py": "needs a model that was trained on a part of the digits",
     "python benchmarks/full_size.py": "needs many minutes and 10 GB",
 }
 
@@ -115,7 +116,7 @@ def test_the_pages_benchmarks_run(folder):
         assert not line.startswith("python benchmarks/") or "|---|" in output, line
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/families.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/families.md", "docs/restoration.md"])
 def test_a_pages_python_runs(folder, trained_run, page):
     (program,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / page).read_text(), re.DOTALL)
     program = program.replace("runs/digits/model.keras", str(trained_run / "model.keras"))
