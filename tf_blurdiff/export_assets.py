@@ -66,7 +66,8 @@ def weights_hash(model):
 
 
 def _answer(function, feeds):
-    answer = function(*(tf.constant(rows) for rows in feeds.values()))
+    # The concrete function: TensorFlow takes signatures of the same lines for one that is traced again and again.
+    answer = function.get_concrete_function()(*(tf.constant(rows) for rows in feeds.values()))
     if "image" in answer:
         return answer["image"].numpy()
     return np.stack([tf.io.decode_png(file).numpy() for file in answer["image_bytes"]])
