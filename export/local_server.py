@@ -8,7 +8,6 @@ with TF Serving itself.
     python export/local_server.py --model_name digits --model_base_path served/digits
 """
 
-import contextlib
 import functools
 import os
 import signal
@@ -23,6 +22,7 @@ from model_store import ModelSpec, ModelStore, versions_on_disk
 from prometheus import ServerMetrics
 from server_config import Batching, ModelConfig, read_batching, read_model_configs, read_monitoring_path
 from server_errors import ConfigurationError, ServingError
+from silence import silent_stderr
 
 _PORT = flags.DEFINE_integer("port", 8500, "Port for gRPC; 0 for none.", 0, 65535)
 _REST_API_PORT = flags.DEFINE_integer("rest_api_port", 8501, "Port for REST; 0 for none.", 0, 65535)
@@ -108,19 +108,6 @@ def check_ports(*ports: int) -> None:
                 raise ConfigurationError(f"port {port} cannot be used: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def _silent_stderr():
-    """TensorFlow's library logs to file descriptor 2 while it loads, whatever TF_CPP_MIN_LOG_LEVEL says."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
-
-
 def _load(name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None):
     from served_model import load  # TensorFlow: seconds that a mistake in a flag need not cost
 
@@ -138,7 +125,7 @@ def load_models(configs: list, batching: Batching | None, metrics: ServerMetrics
             f"{error}. At the start no version is: --allow_version_labels_for_unavailable_models"
         ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent_stderr():
         import served_model  # noqa: F401
     models.update()
     for config in configs:

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import contextlib
 import ipaddress
 import os
 import random
@@ -12,6 +11,7 @@ from itertools import chain
 from urllib.parse import quote, urlsplit
 
 from command_line import ClientError
+from silence import silent_stderr
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds between two attempts
 _IMAGE_OUTPUTS = ("image_bytes", "image")  # of `png` and of `serving_default`, and of their variants
@@ -104,7 +104,7 @@ class GrpcClient:
     def __init__(self, address: str, endpoint: Endpoint):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the protos of tensorflow-serving-api import TensorFlow
         try:
-            with _silent_stderr():
+            with silent_stderr():
                 import grpc
                 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
                 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -231,16 +231,3 @@ def _field(reply, key: str):
     if not isinstance(reply, dict) or key not in reply:
         raise ClientError(f"the server's reply has no {key!r}: no TF Serving?")
     return reply[key]
-
-
-@contextlib.contextmanager
-def _silent_stderr():
-    """TensorFlow's library logs to file descriptor 2 while it loads, whatever TF_CPP_MIN_LOG_LEVEL says."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)

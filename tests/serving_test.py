@@ -86,6 +86,9 @@ def test_old_versions_go_if_that_is_asked_for(trained_model, tmp_path):
     (tmp_path / "notes").mkdir()
     assert bd.export_savedmodel(trained_model, tmp_path, num_steps=1, keep=2).name == "13"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["12", "13", "notes"]
+    with pytest.raises(UserError, match=r"keep must be None for version 2: .* newer ones, \[12, 13\]. Received: 1"):
+        bd.export_savedmodel(trained_model, tmp_path, version=2, num_steps=1, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["12", "13", "notes"]
     with pytest.raises(UserError, match="keep must be an integer of 1 or more"):
         bd.export_savedmodel(trained_model, tmp_path, num_steps=1, keep=0)
 

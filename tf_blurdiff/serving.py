@@ -89,6 +89,7 @@ def export_savedmodel(
         check_count("quality_steps", count)
     base_dir = pathlib.Path(base_dir)
     final = base_dir / str(_free_version(base_dir, version))
+    _check_keeps_newest(base_dir, int(final.name), keep)
     # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
     temporary = base_dir / f".writing-{final.name}"
     try:
@@ -99,18 +100,26 @@ def export_savedmodel(
         tf.saved_model.save(served, str(temporary), signatures=traced)
         export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
         os.rename(temporary, final)
+        if keep is not None:
+            _remove_all_but(keep, base_dir)
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
         raise UserError(f"{final} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    if keep is not None:
-        _remove_all_but(keep, base_dir)
     return final
 
 
 def _versions(base_dir):
     return {int(path.name): path for path in base_dir.glob("*") if path.name.isdecimal()}
+
+
+def _check_keeps_newest(base_dir, version, keep):
+    newer = sorted(other for other in _versions(base_dir) if other > version)
+    if keep is not None and newer:
+        raise UserError(
+            f"keep must be None for version {version}: {base_dir} has newer ones, {newer}. Received: {keep}"
+        )
 
 
 def _remove_all_but(keep, base_dir):
