@@ -69,8 +69,9 @@ def export_savedmodel(
         The path of the export.
 
     Raises:
-        UserError: if the version is there already, for a sampler or num_steps that is not allowed, or if the process
-            starts from blurred data and `adapt` has not told the model what that looks like.
+        UserError: if the version is there already, if `keep` would remove newer ones, for a sampler or num_steps that
+            is not allowed, or if the process starts from blurred data and `adapt` has not told the model what that
+            looks like.
 
     Example:
         >>> import tempfile
