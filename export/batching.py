@@ -6,6 +6,7 @@ another was opened after it, or its first request has waited for the timeout.
 """
 
 import collections
+import math
 import threading
 import time
 
@@ -13,14 +14,16 @@ import numpy as np
 from prometheus import ServerMetrics
 from server_config import Batching
 from server_errors import ServingError
+from time_limit import run_within
 
 
 class _Part:
     """A request, or a part of one that is run in several batches."""
 
-    def __init__(self, inputs: dict, size: int):
+    def __init__(self, inputs: dict, size: int, timeout_seconds: float | None):
         self.inputs, self.size = inputs, size
         self.enqueued = time.monotonic()
+        self.deadline = math.inf if timeout_seconds is None else self.enqueued + timeout_seconds
         self.done = threading.Event()
         self.outputs, self.failure = None, None
 
@@ -47,13 +50,14 @@ class BatchScheduler:
         for index in range(parameters.num_threads):
             threading.Thread(target=self._work, name=f"batches_{index}", daemon=True).start()
 
-    def run(self, key, inputs: dict, run) -> dict:
+    def run(self, key, inputs: dict, run, timeout_seconds: float | None = None) -> dict:
         """Runs a request within a batch, and returns when it is done.
 
         Args:
             key: hashable; requests of equal keys may share a batch.
             inputs: input names -> arrays.
             run: joined inputs -> output names -> arrays; the first request's is used for the whole batch.
+            timeout_seconds: how long it may take; a batch may take as long as the most patient of its requests.
 
         Returns:
             Output names -> arrays of as many rows as the inputs have.
@@ -61,8 +65,8 @@ class BatchScheduler:
         size = _common_size(inputs)
         self._metrics.input_batch_size.observe(size)
         if size == 0:
-            return run(inputs)  # nothing to join, and no row to pad with
-        parts = self._enqueue(key, inputs, size, run)
+            return run_within(timeout_seconds, lambda: run(inputs))  # nothing to join, and no row to pad with
+        parts = self._enqueue(key, inputs, size, run, timeout_seconds)
         for part in parts:
             part.done.wait()
         for part in parts:
@@ -72,7 +76,7 @@ class BatchScheduler:
             return parts[0].outputs
         return {name: np.concatenate([part.outputs[name] for part in parts]) for name in parts[0].outputs}
 
-    def _enqueue(self, key, inputs: dict, size: int, run) -> list:
+    def _enqueue(self, key, inputs: dict, size: int, run, timeout_seconds: float | None) -> list:
         limits = self._parameters
         if size > limits.max_batch_size:
             message = f"Task size {size} is larger than maximum input batch size {limits.max_batch_size}"
@@ -87,7 +91,7 @@ class BatchScheduler:
                 message = "The batch scheduling queue to which this task was submitted is full"
                 raise ServingError("UNAVAILABLE", message)
             queue = self._queues.setdefault(key, collections.deque())
-            parts = [_Part(part, size) for part, size in zip(_split(inputs, sizes), sizes)]
+            parts = [_Part(part, size, timeout_seconds) for part, size in zip(_split(inputs, sizes), sizes)]
             for part in parts:
                 if not queue or queue[-1].size + part.size > limits.execution_size:
                     queue.append(_Batch(run, part.enqueued + limits.timeout_seconds))
@@ -124,8 +128,11 @@ class BatchScheduler:
         for part in batch.parts:
             self._metrics.queuing_latency.observe((now - part.enqueued) * 1e6, self._parameters.thread_pool_name)
         try:
+            if _time_left(batch) == 0:
+                raise ServingError("RESOURCE_EXHAUSTED", "Run() timeout exceeded while waiting in batching queue")
             padded_size = self._padded_size(batch)
-            outputs = batch.run(_joined(batch, padded_size))
+            joined = _joined(batch, padded_size)
+            outputs = run_within(_time_left(batch), lambda: batch.run(joined))
             _give_out(batch, outputs, padded_size)
         except ServingError as error:
             _fail(batch, error.code, str(error))
@@ -141,6 +148,12 @@ class BatchScheduler:
         self._metrics.processed_batch_size.observe(padded)
         self._metrics.padding_size.observe(padded - batch.size, str(padded))
         return padded
+
+
+def _time_left(batch: _Batch) -> float | None:
+    """Seconds until nobody waits for the batch any more; None if someone waits for ever."""
+    deadline = max(part.deadline for part in batch.parts)
+    return None if deadline == math.inf else max(0.0, deadline - time.monotonic())
 
 
 def _joined(batch: _Batch, padded_size: int) -> dict:

@@ -2,6 +2,7 @@
 
     python export/client.py --url http://localhost:8501 --model digits --seeds 0:64 --out grid.png
     python export/client.py --grpc localhost:8500 --model digits --seeds 7,9,100:110 --out_dir images
+    python export/client.py --model digits --signature png_deblur --image blurred.png --blur_sigma 1.0 --seeds 0:4
 
 An image depends on its own seed (and label) alone, so any batch size will do. A request that the server refuses for now
 (no connection, UNAVAILABLE, 503, 429) is sent again for up to --wait seconds; one that can never succeed is not.
@@ -10,6 +11,7 @@ An image depends on its own seed (and label) alone, so any batch size will do. A
 import os
 from pathlib import Path
 
+import client_inputs
 import endpoint_flags
 from absl import flags
 from command_line import ClientError, run
@@ -65,11 +67,16 @@ def fetch(call, inputs: dict, batch_size: int, wait: float):
         yield from images
 
 
-def file_names(seeds: list, labels: list | None) -> list:
-    """The names of single files, one an image."""
-    if labels is None:
-        return [f"seed_{seed}.png" for seed in seeds]
-    return [f"seed_{seed}_label_{label}.png" for seed, label in zip(seeds, labels)]
+def file_names(inputs: dict, pictures: list) -> list:
+    """The names of single files, one an image, of seed, label and picture; rows that differ elsewhere are numbered."""
+    names = [f"seed_{seed}" for seed in inputs["seed"]]
+    if "label" in inputs:
+        names = [f"{name}_label_{label}" for name, label in zip(names, inputs["label"])]
+    if len(set(pictures)) > 1:
+        names = [f"{name}_{Path(picture).stem}" for name, picture in zip(names, pictures)]
+    if len(set(names)) < len(set(zip(names, *inputs.values()))):
+        names = [f"{row:04d}_{name}" for row, name in enumerate(names)]
+    return [f"{name}.png" for name in names]
 
 
 def prepare(out: str | None, out_dir: str | None) -> None:
@@ -86,12 +93,16 @@ def main() -> None:
     """What the flags ask for."""
     seeds = parse_numbers(_SEEDS.value, "--seeds")
     labels = parse_labels(_LABELS.value, len(seeds))
-    inputs = endpoint_flags.inputs_for(seeds, labels)
+    inputs, signature = endpoint_flags.inputs_for(seeds, labels), endpoint_flags.signature()
     out, out_dir = _OUT.value or (None if _OUT_DIR.value else "grid.png"), _OUT_DIR.value
     prepare(out, out_dir)
-    received = fetch(endpoint_flags.connect(), inputs, _BATCH_SIZE.value, _WAIT.value)
-    images = []
-    for content, name in zip(tqdm(received, total=len(seeds), unit="image", disable=None), file_names(seeds, labels)):
+    server, given = endpoint_flags.connect(), client_inputs.given_inputs()
+    if client_inputs.are_needed(signature, given):
+        signatures = patiently(lambda _: server.signatures(), {}, _WAIT.value)
+        inputs = client_inputs.complete(inputs, given, signature, signatures)
+    received, images = fetch(server, inputs, _BATCH_SIZE.value, _WAIT.value), []
+    bar = tqdm(received, total=len(seeds), unit="image", disable=None)
+    for content, name in zip(bar, file_names(inputs, given.get("image", []))):
         image = decode(content)
         if out_dir:
             image.save(Path(out_dir, name), "PNG")
@@ -105,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, flag_modules=[endpoint_flags])
+    run(main, flag_modules=[endpoint_flags, client_inputs])

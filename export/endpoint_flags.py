@@ -20,8 +20,13 @@ def address() -> str:
     return _GRPC.value or _URL.value
 
 
+def signature() -> str:
+    """The signature that is asked."""
+    return _SIGNATURE.value
+
+
 def connect():
-    """A client of the server that the flags name: input names -> numbers to a list of images."""
+    """A client of the server that the flags name: input names -> values to a list of images."""
     endpoint = Endpoint(_MODEL.value, _SIGNATURE.value, _DEADLINE.value, _MODEL_VERSION.value)
     return GrpcClient(_GRPC.value, endpoint) if _GRPC.value else RestClient(_URL.value, endpoint)
 

@@ -10,15 +10,15 @@ from transport import Pixels
 
 _GAP = 2  # pixels between the images of a grid
 _LEGIBLE = 48  # pixels; lower images are enlarged in a grid
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def decode(received: bytes | Pixels) -> Image.Image:
     """A PNG file's bytes, or `Pixels`, as an image."""
     if isinstance(received, Pixels):
-        if received.channels not in _MODES:
+        if received.channels not in MODES:
             raise ClientError(f"images of {received.channels} channels cannot be shown")
-        return Image.frombytes(_MODES[received.channels], (received.width, received.height), received.content)
+        return Image.frombytes(MODES[received.channels], (received.width, received.height), received.content)
     try:
         image = Image.open(io.BytesIO(received), formats=["PNG"])
         image.load()

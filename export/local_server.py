@@ -26,6 +26,12 @@ from silence import silent_stderr
 
 _PORT = flags.DEFINE_integer("port", 8500, "Port for gRPC; 0 for none.", 0, 65535)
 _REST_API_PORT = flags.DEFINE_integer("rest_api_port", 8501, "Port for REST; 0 for none.", 0, 65535)
+_REST_API_TIMEOUT = flags.DEFINE_integer(
+    "rest_api_timeout_in_ms", 30_000, "Milliseconds that the run of a REST request may take; 0 for any time.", 0
+)
+_REST_API_CORS = flags.DEFINE_bool(
+    "rest_api_enable_cors_support", False, "Whether web pages of any origin may read what REST answers."
+)
 _MODEL_NAME = flags.DEFINE_string("model_name", "default", "The name clients ask for.")
 _MODEL_BASE_PATH = flags.DEFINE_string(
     "model_base_path", None, "Folder with a folder for each version; the newest is served."
@@ -179,7 +185,7 @@ class ConfigFile:
 def serve(models: ModelStore, metrics: ServerMetrics, monitoring_path: str | None, ready_message: str) -> None:
     """Serves until SIGTERM or SIGINT; the requests that run then are answered."""
     from grpc_api import start_grpc_server
-    from rest_api import RestServer
+    from rest_api import RestOptions, RestServer
 
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -187,7 +193,8 @@ def serve(models: ModelStore, metrics: ServerMetrics, monitoring_path: str | Non
     try:
         rest_server = None
         if _REST_API_PORT.value:
-            rest_server = RestServer(models, metrics, _REST_API_PORT.value, monitoring_path)
+            options = RestOptions(monitoring_path, _REST_API_TIMEOUT.value / 1000 or None, _REST_API_CORS.value)
+            rest_server = RestServer(models, metrics, _REST_API_PORT.value, options)
         grpc_server = start_grpc_server(models, metrics, _PORT.value) if _PORT.value else None
     except (OSError, RuntimeError) as error:
         raise ConfigurationError(f"cannot listen: {error}") from error

@@ -6,11 +6,13 @@ import re
 import sys
 import threading
 import time
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import rest_json
 from google.protobuf import json_format
 from grpc_api import metadata_response, status_response
+from http_body import BodyError, read_body
 from model_store import ModelSpec, ModelStore
 from prometheus import ServerMetrics
 from served_model import DEFAULT_SIGNATURE
@@ -34,7 +36,25 @@ _HTTP_STATUS = {  # as TF Serving translates its own codes; any other is 500
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _INFERENCE = re.compile(rf"(?i:{_MODEL}):(predict|classify|regress)", re.ASCII)
 _STATUS = re.compile(rf"(?i){_MODEL}(/metadata)?", re.ASCII)
-_MAX_BODY_BYTES = 64 * 1024 * 1024  # seeds take a few bytes each: more than this is a mistake
+_CORS_HEADERS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+
+
+class RestOptions(NamedTuple):
+    """How the server answers.
+
+    Args:
+        monitoring_path: where the figures are shown; None shows none.
+        timeout_seconds: how long the run of a request may take; None is without end.
+        enable_cors: whether pages of any origin may read the answers.
+    """
+
+    monitoring_path: str | None = None
+    timeout_seconds: float | None = None
+    enable_cors: bool = False
 
 
 class RestServer(http.server.ThreadingHTTPServer):
@@ -44,7 +64,7 @@ class RestServer(http.server.ThreadingHTTPServer):
         models: what is served.
         metrics: where requests are counted.
         port: to listen on.
-        monitoring_path: where the figures are shown; None shows none.
+        options: how it answers.
 
     Raises:
         OSError: the port is taken.
@@ -52,8 +72,8 @@ class RestServer(http.server.ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, models: ModelStore, metrics: ServerMetrics, port: int, monitoring_path: str | None = None):
-        self.models, self.metrics, self.monitoring_path = models, metrics, monitoring_path
+    def __init__(self, models: ModelStore, metrics: ServerMetrics, port: int, options: RestOptions):
+        self.models, self.metrics, self.options = models, metrics, options
         self._running = 0
         self._changed = threading.Condition()
         super().__init__(("127.0.0.1", port), _Handler)
@@ -90,39 +110,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _handle(self):
         self.server.count_running(+1)
         try:
-            body = self._read_body()
-            if body is not None:
+            try:
+                body = read_body(self.headers, self.rfile)
+            except BodyError as error:
+                self.send_error(error.status, str(error))
+            else:
                 self._answer(self.path.partition("?")[0], body)
         finally:
             self.server.count_running(-1)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _handle
 
-    def _read_body(self) -> bytes | None:
-        """The body, or None if its length is unusable: then the connection closes, for its end cannot be found."""
-        length = self.headers.get("Content-Length", "0")
-        if "Transfer-Encoding" in self.headers:
-            self.send_error(411, "this development server needs a Content-Length")
-        elif not (length.isascii() and length.isdecimal()):
-            self.send_error(400, f"bad Content-Length: {length!r}")
-        elif len(length) > 12 or int(length) > _MAX_BODY_BYTES:
-            self.send_error(413, f"a body of {length} bytes is too large for this development server")
-        else:
-            return self.rfile.read(int(length))
-        return None
-
     def _answer(self, path: str, body: bytes) -> None:
-        if path == self.server.monitoring_path and self.command in ("GET", "HEAD"):
-            self._send(200, "text/plain", self.server.metrics.text().encode())
+        options, is_api = self.server.options, path.lower().startswith("/v1/")
+        headers = _CORS_HEADERS if options.enable_cors and is_api else {}
+        if path == options.monitoring_path and self.command in ("GET", "HEAD"):
+            self._send(200, {"Content-Type": "text/plain"}, self.server.metrics.text().encode())
+        elif self.command == "OPTIONS" and is_api:  # a browser's preflight request, or none for lack of an origin
+            is_preflight = re.search("https?://", self.headers.get("Origin", ""))
+            self._send(200 if is_preflight else 400, headers, b"")
         else:
-            self._reply(*_answer(self.server, self.command, path, body))
+            self._reply(*_answer(self.server, self.command, path, body), headers)
 
-    def _reply(self, status: int, document: dict) -> None:
-        self._send(status, "application/json", json.dumps(document).encode())
+    def _reply(self, status: int, document: dict, headers: dict | None = None) -> None:
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        self._send(status, headers, json.dumps(document).encode())
 
-    def _send(self, status: int, content_type: str, content: bytes) -> None:
+    def _send(self, status: int, headers: dict, content: bytes) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", content_type)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         if self.close_connection:
             self.send_header("Connection", "close")
@@ -143,7 +160,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def _answer(server: RestServer, method: str, path: str, body: bytes) -> tuple:
     """A request -> (HTTP status, the reply's JSON object)."""
     started = time.perf_counter()
-    code, document = _code_and_document(server.models, method, path, body)
+    code, document = _code_and_document(server, method, path, body)
     inference = _INFERENCE.fullmatch(path) if method == "POST" else None
     if inference and server.models.knows(unquote(inference[1])):  # clients invent any number of other names
         seconds = time.perf_counter() - started
@@ -151,11 +168,14 @@ def _answer(server: RestServer, method: str, path: str, body: bytes) -> tuple:
     return 200 if code == "OK" else _HTTP_STATUS.get(code, 500), document
 
 
-def _code_and_document(models: ModelStore, method: str, path: str, body: bytes) -> tuple:
+def _code_and_document(server: RestServer, method: str, path: str, body: bytes) -> tuple:
+    models = server.models
     try:
         if method == "POST" and (match := _INFERENCE.fullmatch(path)):
             with models.use(_spec(match)) as model:
-                return "OK", _predict(model, body) if match[4] == "predict" else _refuse(model, match[4], body)
+                if match[4] != "predict":
+                    return "OK", _refuse(model, match[4], body)
+                return "OK", _predict(model, body, server.options.timeout_seconds)
         if method == "GET" and (match := _STATUS.fullmatch(path)):
             return "OK", (_metadata if match[4] else _status)(models, _spec(match))
         if method == "GET" and path.lower() in ("/v1/models", "/v1/models/metadata"):
@@ -178,14 +198,14 @@ def _spec(match: re.Match) -> ModelSpec:
     return ModelSpec(unquote(name), None if version is None else int(version), label and unquote(label))
 
 
-def _predict(model, body: bytes) -> dict:
+def _predict(model, body: bytes, timeout_seconds: float | None) -> dict:
     try:
         signature_name, layout, value = rest_json.parse_request(body)
         signature_name = signature_name or DEFAULT_SIGNATURE
         inputs = rest_json.inputs_from_json(layout, value, model.input_dtypes(signature_name))
     except (ValueError, RecursionError) as error:
         raise ServingError("INVALID_ARGUMENT", str(error)) from error
-    outputs = model.predict(signature_name, inputs)
+    outputs = model.predict(signature_name, inputs, timeout_seconds=timeout_seconds)
     try:
         return rest_json.outputs_to_json(layout, outputs)
     except ValueError as error:

@@ -12,6 +12,7 @@ from server_errors import ServingError
 from tensor_protos import arrays_from_protos
 from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
+from time_limit import run_within
 
 SERVE_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
@@ -76,8 +77,10 @@ class ServedModel:
             raise ServingError("INVALID_ARGUMENT", message)
         raise ServingError("UNIMPLEMENTED", f"this development server runs no {kind} signatures")
 
-    def predict(self, signature_name: str, inputs: dict, output_filter=()) -> dict:
-        """Runs a signature: input names -> arrays to output names -> arrays."""
+    def predict(
+        self, signature_name: str, inputs: dict, output_filter=(), timeout_seconds: float | None = None
+    ) -> dict:
+        """Runs a signature: input names -> arrays to output names -> arrays, within the time given, if one is."""
         if signature_name not in self._loaded.signatures:
             raise ServingError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
         signature_def = self.signature_defs[signature_name]
@@ -89,9 +92,9 @@ class ServedModel:
 
         if self._scheduler is None:
             _check_rows(signature_def, inputs)
-            return run(inputs)
+            return run_within(timeout_seconds, lambda: run(inputs))
         shapes = tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
-        return self._scheduler.run((self, signature_name, wanted, shapes), inputs, run)
+        return self._scheduler.run((self, signature_name, wanted, shapes), inputs, run, timeout_seconds)
 
     def _run(self, signature_name: str, inputs: dict, wanted: tuple) -> dict:
         started = time.perf_counter()

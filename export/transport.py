@@ -1,4 +1,4 @@
-"""Calls of a served model's signature by REST or gRPC: numbers in, encoded images or pixels out; and trying again."""
+"""Calls of a served model's signature by REST or gRPC: numbers and pictures in, pictures out; and trying again."""
 
 import base64
 import binascii
@@ -23,7 +23,7 @@ class TryAgain(ClientError):
 
 @dataclass(frozen=True)
 class Pixels:
-    """An image that came as numbers: 8 bits a value, row by row."""
+    """An image as numbers: 8 bits a value, row by row."""
 
     height: int
     width: int
@@ -49,7 +49,10 @@ class Endpoint:
 
 
 class RestClient:
-    """Calls a signature by REST: input names -> numbers to a list of images, each a PNG file (bytes) or `Pixels`."""
+    """Calls a signature by REST: input names -> values to a list of images, each a PNG file (bytes) or `Pixels`.
+
+    An input's values are one a row: all int, float, bytes (a PNG file) or `Pixels`.
+    """
 
     def __init__(self, url: str, endpoint: Endpoint):
         import requests
@@ -61,27 +64,34 @@ class RestClient:
         # No proxy is asked for this machine itself, whatever the environment names.
         self._session.trust_env = not is_loopback(host_of(url))
         version = "" if endpoint.version is None else f"/versions/{endpoint.version}"
-        self._url = f"{url.rstrip('/')}/v1/models/{quote(endpoint.model, safe='')}{version}:predict"
+        self._url = f"{url.rstrip('/')}/v1/models/{quote(endpoint.model, safe='')}{version}"
+
+    def signatures(self) -> dict:
+        """What the model answers: signature names -> input names -> their sizes, -1 for any."""
+        reply = self._reply("GET", "/metadata")
+        try:
+            described = reply["metadata"]["signature_def"]["signature_def"]
+            return {name: _sizes_from_json(entry["inputs"]) for name, entry in described.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ClientError(f"the server's reply describes no signatures: {error!r}") from error
 
     def __call__(self, inputs: dict) -> list:
-        reply = self._reply(inputs)
+        # Rows, not columns: for columns TF Serving ignores an input that the model does not have.
+        rows = [dict(zip(inputs, map(_json_value, values))) for values in zip(*inputs.values())]
+        reply = self._reply("POST", ":predict", {"signature_name": self._endpoint.signature, "instances": rows})
         try:
             return [_rest_image(row) for row in _field(reply, "predictions")]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, binascii.Error) as error:
             raise ClientError(f"the server's reply holds no images: {error!r}") from error
 
-    def _reply(self, inputs: dict) -> dict:
-        errors = self._requests.exceptions
-        # Rows, not columns: for columns TF Serving ignores an input that the model does not have.
-        rows = [dict(zip(inputs, values)) for values in zip(*inputs.values())]
-        body = {"signature_name": self._endpoint.signature, "instances": rows}
-        deadline = self._endpoint.deadline
+    def _reply(self, method: str, path: str, body: dict | None = None) -> dict:
+        errors, url, deadline = self._requests.exceptions, self._url + path, self._endpoint.deadline
         try:
-            response = self._session.post(self._url, json=body, timeout=deadline, allow_redirects=False)
+            response = self._session.request(method, url, json=body, timeout=deadline, allow_redirects=False)
         except errors.ReadTimeout:
             raise _too_slow(deadline) from None
         except (errors.ConnectionError, errors.ChunkedEncodingError, errors.Timeout) as error:
-            raise TryAgain(f"no server at {self._url}: {_reason(error)}") from error
+            raise TryAgain(f"no server at {url}: {_reason(error)}") from error
         except (errors.RequestException, ValueError) as error:
             raise ClientError(f"--url: {error}") from error
         try:
@@ -92,14 +102,14 @@ class RestClient:
             reason = reply.get("error", "") if isinstance(reply, dict) else response.reason
             raise TryAgain(f"the server answers {response.status_code}: {reason}")
         if reply is None:
-            raise ClientError(f"{self._url} answers {response.status_code} without JSON: no TF Serving?")
+            raise ClientError(f"{url} answers {response.status_code} without JSON: no TF Serving?")
         if response.status_code != 200:
             raise ClientError(f"the server answers {response.status_code}: {_field(reply, 'error')}")
         return reply
 
 
 class GrpcClient:
-    """Calls a signature by gRPC: input names -> numbers to a list of images, each a PNG file (bytes) or `Pixels`."""
+    """Calls a signature by gRPC, as `RestClient` does."""
 
     def __init__(self, address: str, endpoint: Endpoint):
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the protos of tensorflow-serving-api import TensorFlow
@@ -107,12 +117,13 @@ class GrpcClient:
             with silent_stderr():
                 import grpc
                 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
-                from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+                from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
         except ImportError as error:
             raise ClientError(f"--grpc needs grpcio and tensorflow-serving-api (or use --url): {error}") from error
 
         self._grpc, self._tensor, self._shape, self._types = grpc, tensor_pb2, tensor_shape_pb2, types_pb2
-        self._request, self._endpoint, self._address = predict_pb2.PredictRequest, endpoint, address
+        self._request, self._metadata = predict_pb2.PredictRequest, get_model_metadata_pb2
+        self._endpoint, self._address = endpoint, address
         options = [
             ("grpc.max_receive_message_length", -1),  # 4 MB by default, which a batch of large images exceeds
             ("grpc.max_send_message_length", -1),
@@ -122,10 +133,31 @@ class GrpcClient:
         ]
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address, options))
 
+    def signatures(self) -> dict:
+        """What the model answers: signature names -> input names -> their sizes, -1 for any."""
+        request = self._metadata.GetModelMetadataRequest(metadata_field=["signature_def"])
+        self._fill_spec(request.model_spec)
+        response = self._reply(self._stub.GetModelMetadata, request)
+        described = self._metadata.SignatureDefMap()
+        if not response.metadata["signature_def"].Unpack(described):
+            raise ClientError("the server's reply describes no signatures")
+        return {name: _sizes_from_proto(entry.inputs) for name, entry in described.signature_def.items()}
+
     def __call__(self, inputs: dict) -> list:
+        request = self._request()
+        self._fill_spec(request.model_spec)
+        request.model_spec.signature_name = self._endpoint.signature
+        for name, values in inputs.items():
+            request.inputs[name].CopyFrom(self._tensor_proto(values))
+        response = self._reply(self._stub.Predict, request)
+        if found := [name for name in _IMAGE_OUTPUTS if name in response.outputs]:
+            return _grpc_images(response.outputs[found[0]])
+        raise ClientError(f"the server's reply holds no images: its outputs are {sorted(response.outputs)}")
+
+    def _reply(self, method, request):
         codes, deadline = self._grpc.StatusCode, self._endpoint.deadline
         try:
-            response = self._stub.Predict(self._predict_request(inputs), timeout=deadline)
+            return method(request, timeout=deadline)
         except self._grpc.RpcError as error:
             if error.code() is codes.UNAVAILABLE:
                 raise TryAgain(f"no server at {self._address}: {error.details()}") from error
@@ -134,23 +166,25 @@ class GrpcClient:
             if error.code() is codes.DEADLINE_EXCEEDED:
                 raise _too_slow(deadline) from error
             raise ClientError(f"the server answers {error.code().name}: {error.details()}") from error
-        if found := [name for name in _IMAGE_OUTPUTS if name in response.outputs]:
-            return _grpc_images(response.outputs[found[0]])
-        raise ClientError(f"the server's reply holds no images: its outputs are {sorted(response.outputs)}")
 
-    def _predict_request(self, inputs: dict):
-        request = self._request()
-        request.model_spec.name, request.model_spec.signature_name = self._endpoint.model, self._endpoint.signature
+    def _fill_spec(self, model_spec) -> None:
+        model_spec.name = self._endpoint.model
         if self._endpoint.version is not None:
-            request.model_spec.version.value = self._endpoint.version
-        for name, values in inputs.items():
-            shape = self._shape.TensorShapeProto(dim=[self._shape.TensorShapeProto.Dim(size=len(values))])
-            if name == "guidance_scale":
-                typed = {"dtype": self._types.DT_FLOAT, "float_val": values}
-            else:
-                typed = {"dtype": self._types.DT_INT64, "int64_val": values}
-            request.inputs[name].CopyFrom(self._tensor.TensorProto(tensor_shape=shape, **typed))
-        return request
+            model_spec.version.value = self._endpoint.version
+
+    def _tensor_proto(self, values: list):
+        types, first, sizes = self._types, values[0], [len(values)]
+        if isinstance(first, Pixels):
+            sizes += [first.height, first.width, first.channels]
+            typed = {"dtype": types.DT_UINT8, "tensor_content": b"".join(pixels.content for pixels in values)}
+        elif isinstance(first, bytes):
+            typed = {"dtype": types.DT_STRING, "string_val": values}
+        elif isinstance(first, float):
+            typed = {"dtype": types.DT_FLOAT, "float_val": values}
+        else:
+            typed = {"dtype": types.DT_INT64, "int64_val": values}
+        dims = [self._shape.TensorShapeProto.Dim(size=size) for size in sizes]
+        return self._tensor.TensorProto(tensor_shape=self._shape.TensorShapeProto(dim=dims), **typed)
 
 
 def patiently(call, inputs: dict, wait: float) -> list:
@@ -184,6 +218,25 @@ def host_of(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
+
+
+def _json_value(value):
+    """A row's value as TF Serving reads it from JSON."""
+    if isinstance(value, bytes):
+        return {"b64": base64.b64encode(value).decode()}
+    if not isinstance(value, Pixels):
+        return value
+    numbers, per_row = list(value.content), value.width * value.channels
+    pixels = [numbers[start : start + value.channels] for start in range(0, len(numbers), value.channels)]
+    return [pixels[row * value.width : (row + 1) * value.width] for row in range(len(numbers) // per_row)]
+
+
+def _sizes_from_json(inputs: dict) -> dict:
+    return {name: tuple(int(dim["size"]) for dim in entry["tensor_shape"]["dim"]) for name, entry in inputs.items()}
+
+
+def _sizes_from_proto(inputs) -> dict:
+    return {name: tuple(dim.size for dim in entry.tensor_shape.dim) for name, entry in inputs.items()}
 
 
 def _rest_image(row):

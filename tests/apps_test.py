@@ -18,7 +18,7 @@ from PIL import Image
 import tf_blurdiff as bd
 from tests import commands
 from tests.endpoints import predictions, rest_endpoint
-from tests.servers import EXPORT
+from tests.servers import EXPORT, Toy, running_server
 from tf_blurdiff.data import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()
@@ -160,6 +160,17 @@ def test_the_page_shows_the_images_of_its_own_origin(tmp_path):
     expected = predictions({"instances": [{"seed": seed} for seed in (5, 6, 7)]})["predictions"]
     assert sources == [(str(seed), file["b64"]) for seed, file in zip((5, 6, 7), expected)]
     assert [document["instances"] for _, document in received] == [[{"seed": 5}, {"seed": 6}], [{"seed": 7}]]
+
+
+@needs_browser
+def test_the_page_shows_the_images_of_another_origin_that_allows_it(tmp_path):
+    Toy().save(tmp_path / "toy" / "1")
+    flags = [f"--model_base_path={tmp_path}/toy", "--model_name=digits", "--rest_api_enable_cors_support"]
+    with running_server(*flags) as server:
+        page = (EXPORT / "gallery.html").as_uri()  # as a file it has no origin at all
+        address = f"{page}?url=http://127.0.0.1:{server.rest}&model=digits&seed=5&count=3"
+        shown = page_in_browser(address, tmp_path / "profile")
+    assert "3 images, seeds 5 to 7" in shown and shown.count('src="data:image/png;base64,') == 3
 
 
 @needs_browser

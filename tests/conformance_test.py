@@ -5,9 +5,13 @@ sources; where those changed from version to version, only the status is compare
 without labels under the name `digits` is asked, too, if these are set:
 
     TF_SERVING_URL=http://localhost:8501 TF_SERVING_GRPC=localhost:8500 python -m pytest tests/conformance_test.py
+
+That server is to be started with --rest_api_enable_cors_support=true. Another one, started with
+--rest_api_timeout_in_ms=1, is asked if TF_SERVING_IMPATIENT_URL is set.
 """
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -68,7 +72,8 @@ def endpoints(url, grpc_address):
 
 @pytest.fixture(scope="module")
 def local(exported):
-    with running_server(f"--model_base_path={exported.parent}", "--model_name=digits") as server:
+    flags = [f"--model_base_path={exported.parent}", "--model_name=digits", "--rest_api_enable_cors_support"]
+    with running_server(*flags) as server:
         yield endpoints(f"http://127.0.0.1:{server.rest}", f"127.0.0.1:{server.grpc}")
 
 
@@ -79,6 +84,19 @@ def server(request):
     if "TF_SERVING_URL" not in os.environ:
         pytest.skip("TF_SERVING_URL is not set")
     return endpoints(os.environ["TF_SERVING_URL"].rstrip("/"), os.environ.get("TF_SERVING_GRPC"))
+
+
+@pytest.fixture(params=["local_server", "tf_serving"])
+def impatient_url(request, exported):
+    """Where REST requests may take 1 ms."""
+    if request.param == "tf_serving":
+        if "TF_SERVING_IMPATIENT_URL" not in os.environ:
+            pytest.skip("TF_SERVING_IMPATIENT_URL is not set")
+        yield os.environ["TF_SERVING_IMPATIENT_URL"].rstrip("/")
+        return
+    flags = [f"--model_base_path={exported.parent}", "--model_name=digits", "--rest_api_timeout_in_ms=1"]
+    with running_server(*flags) as server:
+        yield f"http://127.0.0.1:{server.rest}"
 
 
 # What an answer must be: functions of the server and the answer (the reply's JSON, or the gRPC message or error text).
@@ -291,6 +309,43 @@ def test_rest(server, method, path, body, status, is_right):
     received, text = rest(server.url, method, path.format(version=server.version), body)
     assert received == status, text
     is_right(server, json.loads(text))
+
+
+ORIGIN = {"Origin": "http://page.example"}
+ALLOWED = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+NOT_FOUND = b"Could not find any versions of model nobody"
+HTTP = [  # method, path, body (in chunks if it is a list), request headers, HTTP status, CORS headers, part of the body
+    ("POST", PREDICT, [b'{"instances"', b": [7]}"], {}, 200, ALLOWED, b"predictions"),
+    ("POST", PREDICT, [b'{"instances"', b": [7.5]}"], {}, 400, ALLOWED, b"not of expected type: int64"),
+    ("GET", MODEL, None, ORIGIN, 200, ALLOWED, b"AVAILABLE"),
+    ("GET", NOBODY, None, ORIGIN, 404, ALLOWED, NOT_FOUND),
+    ("OPTIONS", PREDICT, None, ORIGIN | {"Access-Control-Request-Method": "POST"}, 200, ALLOWED, b""),
+    ("OPTIONS", MODEL, None, {}, 400, ALLOWED, b""),
+    ("OPTIONS", "/elsewhere", None, ORIGIN, 404, {}, b""),
+]
+
+
+@pytest.mark.parametrize("method, path, body, headers, status, allowed, text", HTTP)
+def test_http(server, method, path, body, headers, status, allowed, text):
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=300)
+    chunks = {"Transfer-Encoding": "chunked"} if isinstance(body, list) else {}
+    connection.request(method, path, body, headers | chunks, encode_chunked=bool(chunks))
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    received = {name: response.headers[name] for name in ALLOWED if name in response.headers}
+    assert (response.status, received) == (status, allowed), content
+    assert text in content and (method != "OPTIONS" or allowed == {} or content == b"")
+
+
+def test_a_run_that_takes_too_long(impatient_url):
+    status, text = rest(impatient_url, "POST", PREDICT, {"instances": list(range(500))})
+    assert (status, json.loads(text)) == (504, {"error": "Timed out waiting for notification"})
+    assert rest(impatient_url, "GET", MODEL)[0] == 200
 
 
 @pytest.mark.parametrize("method, request_, code, is_right", GRPC)

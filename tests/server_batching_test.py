@@ -45,9 +45,9 @@ def scheduler(**parameters):
 class Request(threading.Thread):
     """A request of its own thread; `answer()` waits for it and raises what it raised."""
 
-    def __init__(self, queue, x, run, key="key", **more):
+    def __init__(self, queue, x, run, key="key", timeout_seconds=None, **more):
         super().__init__(daemon=True)
-        self._arguments = key, {"x": np.asarray(x)} | more, run
+        self._arguments = key, {"x": np.asarray(x)} | more, run, timeout_seconds
         self._queue, self._result = queue, None
         self.start()
 
@@ -214,6 +214,38 @@ def test_nothing_of_a_request_is_kept():
     for number in range(50):
         assert Request(queue, [number], Recorder(), key=number).answer() == [2 * number]
     assert not queue._queues
+
+
+def test_a_batch_that_waited_too_long_for_all_its_requests_is_not_run():
+    queue, model = scheduler(max_batch_size=8, num_threads=1), Recorder()
+    _, blocker = held_up(queue)
+    late = [Request(queue, [number], model, timeout_seconds=0.0) for number in (1, 2)]
+    servers.wait_until(lambda: waiting(queue) == 2)
+    blocker.gate.set()
+    for request in late:
+        with pytest.raises(ServingError, match="while waiting in batching queue") as refused:
+            request.answer()
+        assert refused.value.code == "RESOURCE_EXHAUSTED"
+    assert model.sizes() == []
+
+
+@pytest.mark.parametrize("patience", [None, 60.0])
+def test_a_batch_may_take_as_long_as_its_most_patient_request(patience):
+    queue, model = scheduler(max_batch_size=8, num_threads=1), Recorder()
+    _, blocker = held_up(queue)
+    both = [Request(queue, [number], model, timeout_seconds=limit) for number, limit in ((1, 0.0), (2, patience))]
+    servers.wait_until(lambda: waiting(queue) == 2)
+    blocker.gate.set()
+    assert [request.answer() for request in both] == [[2], [4]] and model.sizes() == [2]
+
+
+def test_a_run_that_takes_too_long_is_an_error_of_its_batch_and_frees_the_thread():
+    queue, slow = scheduler(max_batch_size=8, num_threads=1), Recorder(open_=False)
+    with pytest.raises(ServingError, match="Timed out waiting for notification") as refused:
+        Request(queue, [1], slow, timeout_seconds=0.05).answer()
+    assert refused.value.code == "DEADLINE_EXCEEDED"
+    assert Request(queue, [2], Recorder()).answer() == [4]
+    slow.gate.set()
 
 
 def test_many_threads_lose_and_mix_up_nothing():
