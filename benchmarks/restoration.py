@@ -2,78 +2,114 @@
 
     python -m tf_blurdiff.train --config digits.yaml --run_dir runs/held_out --set 'data.split=train[:80%]'
     python benchmarks/restoration.py --model runs/held_out/model.keras --config digits.yaml \
-        --set 'data.split=train[80%:]' --out restoration.png
+        --set 'data.split=train[80%:]' --features efficientnet_lite0 --out restoration.png
 
 For each task the peak signal-to-noise ratio and the structural similarity (Wang et al., 2004) to the originals: of the
 images as they are given (small ones with their pixels repeated, missing parts filled with the mean of the rest), of
 bicubic enlargement, of one restored image, and of the mean of several seeds, with which a model that knows the
 distribution is nearest. The picture has the originals in its first row, then the rows of the table.
-"""
 
-import pathlib
+Both look at pixels. For each of --features there is a column of how far the images look from their originals: the mean
+distance between the features of an image and of its original, divided by the mean distance between those of two
+different originals. 0 is the same, 1 a stranger. A figure compares within its column only.
+"""
 
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
+from figure_file import figure_file
+from perceptual import PerceptualDistance
 
 import tf_blurdiff as bd
 from tf_blurdiff import command_line, plotting
 from tf_blurdiff.config import build_images, load_config
 from tf_blurdiff.data import to_uint8, to_unit_range
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.features import open_features
 from tf_blurdiff.model import load_model
 
-_MODEL = flags.DEFINE_string("model", "runs/digits/model.keras", "The model, a .keras file.")
+_MODEL = flags.DEFINE_string(
+    "model", "runs/digits/model.keras", "The model: a .keras file, or the name of one that is shipped."
+)
 _CONFIG = flags.DEFINE_string("config", "digits.yaml", "The config whose data is restored.")
 _SET = flags.DEFINE_multi_string("set", [], "Overrides of the config, such as data.split=test.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 256, "How many, evenly spaced over the data.", lower_bound=1)
 _NUM_SEEDS = flags.DEFINE_integer("num_seeds", 4, "Restored images whose mean is scored as well.", lower_bound=1)
 _BLUR = flags.DEFINE_float("blur_sigma", 1.0, "The blur that is undone, in pixels.", lower_bound=0.0)
-_OUT = flags.DEFINE_string("out", "restoration.png", "The picture.")
+_FEATURES = flags.DEFINE_multi_string(
+    "features", [], "A feature network for a column of its own: classifier:PATH, efficientnet_lite0; repeatable."
+)
+_OUT = flags.DEFINE_string("out", "restoration.png", "The picture: .png, .pdf or .svg.")
 
 _SHOWN = 8
+_WINDOW = 7  # Of the structural similarity, in pixels: the usual 11 do not fit the smallest images.
 
 
 def main():
     """Prints the table and draws the picture."""
+    out = figure_file("out", _OUT.value)
     model, images = load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
+    check(model, images)
+    networks = [open_features(name, images.image_shape) for name in _FEATURES.value]
     singles = images.single_images(limit=_NUM_IMAGES.value).batch(_NUM_IMAGES.value)
     originals = to_unit_range(next(iter(singles))).numpy()
+    scores = {"PSNR, dB": (psnr, ".2f"), "SSIM": (ssim, ".3f")}
+    for network in networks:
+        distance = PerceptualDistance(network, originals)
+        scores[f"distance, {network.name}"] = (lambda found, _, distance=distance: distance(found)), ".3f"
     print(f"{len(originals)} images, {_NUM_SEEDS.value} seeds, blur {_BLUR.value} px")
-    print("| task | what | PSNR, dB | SSIM |\n|---|---|---|---|", flush=True)
+    for network in networks:
+        print(f"{network.name}: {network.preparation}{'; ' if network.remark else ''}{network.remark}")
+    print(f"| task | what | {' | '.join(scores)} |\n|{'---|' * (2 + len(scores))}", flush=True)
     sheet = {"original": originals}
-    for task, given, simple, restore in tasks(model, originals):
-        seeds = np.arange(len(originals))
-        restored = [
-            restore(seeds + number * len(seeds)) for number in tqdm(range(_NUM_SEEDS.value), desc=task, unit="seed")
-        ]
-        rows = {
-            "as given": given,
-            **simple,
-            "restored": restored[0],
-            f"mean of {len(restored)}": np.mean(restored, axis=0),
-        }
-        for what, found in rows.items():
-            print(f"| {task} | {what} | {psnr(found, originals):.2f} | {ssim(found, originals):.3f} |", flush=True)
-        sheet |= {f"{task}: {what}": found for what, found in rows.items()}
-    save(_OUT.value, sheet)
+    for task, rows in tasks(model, originals):
+        for what, found in rows:
+            figures = [format(score(found, originals), form) for score, form in scores.values()]
+            print(f"| {task} | {what} | {' | '.join(figures)} |", flush=True)
+            sheet[f"{task}: {what}"] = found
+    save(out, sheet)
+
+
+def check(model, images):
+    """Raises a UserError for what cannot be restored."""
+    model.check_restores()
+    if images.image_shape != model.image_shape:
+        raise UserError(
+            f"--config: images {model.image_shape}, the model's, are expected. Received: {images.image_shape}"
+        )
+    if any(side % 2 or side < _WINDOW for side in model.image_shape[:2]):
+        raise UserError(
+            f"--model: images of an even height and width above {_WINDOW} are expected. Received: {model.image_shape}"
+        )
 
 
 def tasks(model, originals):
-    """(name, what is given in full size, simple answers by name, a function of seeds) of each."""
+    """(name, rows) of each; the rows are pairs of what they are and images."""
     height, width = originals.shape[1:3]
     blurred = seen(bd.layers.HeatBlur()([originals, np.full(len(originals), _BLUR.value, "float32")]))
-    yield "deblur", blurred, {}, lambda seeds: model.deblur(blurred, _BLUR.value, seeds)
+    deblur = lambda blurred, **how: model.deblur(blurred, _BLUR.value, **how)
+    yield "deblur", rows({"as given": blurred}, deblur, blurred)
     small = seen(originals.reshape(len(originals), height // 2, 2, width // 2, 2, -1).mean(axis=(2, 4)))
     repeated = small.repeat(2, axis=1).repeat(2, axis=2)
     bicubic = np.clip(tf.image.resize(small, (height, width), "bicubic"), -1, 1)
-    simple = {"bicubic": bicubic}
-    yield "twice the size", repeated, simple, lambda seeds: model.super_resolve(small, seeds)
+    yield "twice the size", rows({"pixels repeated": repeated, "bicubic": bicubic}, model.super_resolve, small)
     mask = np.zeros(originals.shape[:3], bool)
     mask[:, height // 4 : height - height // 4, width // 4 : width - width // 4] = True
     known = np.where(mask[..., None], np.nan, originals)
     filled = np.where(mask[..., None], np.nanmean(known, axis=(1, 2), keepdims=True), originals).astype("float32")
-    yield "fill in a quarter", filled, {}, lambda seeds: model.inpaint(originals, mask, seeds)
+    yield "fill in a quarter", rows({"mean of what is known": filled}, model.inpaint, originals, mask)
+
+
+def rows(simple, restore, *given):
+    """The simple answers by name, then one restored image of each and the mean of several."""
+    yield from simple.items()
+    count = _NUM_SEEDS.value
+    # All in one call, for a progress bar over all.
+    copies = [np.concatenate([each] * count) for each in given]
+    restored = restore(*copies, seeds=np.arange(len(copies[0])), verbose=True)
+    restored = restored.reshape(count, -1, *restored.shape[1:])
+    yield "restored", restored[0]
+    yield f"mean of {count} seeds", restored.mean(axis=0)
 
 
 def seen(images):
@@ -87,14 +123,14 @@ def psnr(images, originals):
 
 
 def ssim(images, originals):
-    """Mean over the images; the window is 7 pixels wide, for 11 do not fit the smallest."""
-    return float(tf.reduce_mean(tf.image.ssim(images, originals, max_val=2.0, filter_size=7)))
+    """Mean over the images."""
+    return float(tf.reduce_mean(tf.image.ssim(images, originals, max_val=2.0, filter_size=_WINDOW)))
 
 
 def save(path, sheet):
     """A row for each entry, a column for each image."""
-    rows = [list(to_uint8(images[:_SHOWN]).numpy()) for images in sheet.values()]
-    plotting.save_figure(plotting.sheet(rows, list(sheet), [""] * len(rows[0])), pathlib.Path(path))
+    pictures = [list(to_uint8(images[:_SHOWN]).numpy()) for images in sheet.values()]
+    plotting.save_figure(plotting.sheet(pictures, list(sheet), [""] * len(pictures[0])), path)
     print(f"picture: {path}")
 
 

@@ -1,26 +1,36 @@
-"""The benchmarks' own arithmetic: the count of operations, and what is made of the times. Nothing is timed here."""
+"""The benchmarks' own arithmetic: operations counted, what is made of times, distances. Nothing is timed here."""
 
+import hashlib
 import importlib.util
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import commands
+from tests import commands, models
+from tf_blurdiff.data import open_images, to_unit_range
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.features import open_features
 from tf_blurdiff.layers import UpsampleConv, attend
 
+BENCHMARKS = commands.ROOT / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # Where its programs find each other.
 
-def load(name):
-    """A file of the speed benchmark as a module; the folder is a program, not a package."""
-    path = commands.ROOT / "benchmarks" / "speed" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"speed_{name}", path)
+
+def load(place):
+    """A file of the benchmarks as a module; the folder holds programs, not a package."""
+    path = BENCHMARKS / f"{place}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-operations, rounds = load("operations"), load("rounds")
+operations, rounds, perceptual = load("speed/operations"), load("speed/rounds"), load("perceptual")
+export_figures, runtime_times, figure_file = load("export_figures"), load("runtime_times"), load("figure_file")
 
 
 def count(function, *shapes):
@@ -121,3 +131,156 @@ def test_contenders_take_turns(seconds, runs):
     times = rounds.take_turns(contenders, 2, least_runs=3, warmup=4)
     assert times == [[seconds] * 2, [0.5 * seconds] * 2]
     assert log == [("a", 4), ("b", 4)] + [("a", runs), ("b", runs)] * 2
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return to_unit_range(open_images("digits", image_size=8, channels=1).read(np.arange(60))).numpy()
+
+
+@pytest.mark.parametrize("name", ["pixels", "dct_energies"])
+def test_the_perceptual_distance_goes_from_the_original_over_noise_to_a_stranger(name, digits, rng):
+    distance = perceptual.PerceptualDistance(open_features(name, (8, 8, 1)), digits)
+    noisy = [distance(digits + rng.normal(0, std, digits.shape)) for std in (0.05, 0.1, 0.2)]
+    # Each digit at the place of every other one: all different pairs.
+    strangers = np.mean([distance(np.roll(digits, shift, axis=0)) for shift in range(1, len(digits))])
+    assert distance(digits) == 0.0
+    assert 0.0 < noisy[0] < noisy[1] < noisy[2] < strangers
+    assert strangers == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_perceptual_distance_of_pixels_by_hand():
+    originals = np.array([-1.0, 0.2, 1.0])[:, None, None, None] * np.ones((3, 8, 8, 1))
+    distance = perceptual.PerceptualDistance(open_features("pixels", (8, 8, 1)), originals)
+    # The pairs are 1.2, 0.8 and 2 apart; the last image is 0.4 away from its original.
+    assert distance(originals - [[[[0.0]]], [[[0.0]]], [[[0.4]]]]) == pytest.approx((0.4 / 3) / (4.0 / 3), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_perceptual_distance_needs_strangers(count):
+    with pytest.raises(UserError, match=f"pixels: two originals .* Received: {count} image"):
+        perceptual.PerceptualDistance(open_features("pixels", (8, 8, 1)), np.zeros((count, 8, 8, 1)))
+
+
+def program(name, *arguments, **kwargs):
+    """A benchmark as a user runs it, to its end."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def model_files(tmp_path_factory):
+    """The .keras files of two untrained models of different families, with labels and without."""
+    files, labelled = {}, {"network": models.small_network(num_classes=3), "label_dropout": 0.1}
+    for process, settings in {"blurring": labelled, "cold": {"prediction": "x0", "sampler": "cold"}}.items():
+        files[process] = tmp_path_factory.mktemp("runs") / process / "model.keras"
+        files[process].parent.mkdir()
+        models.randomized(models.make(process=process, num_steps=3, **settings)).save(files[process])
+    return files
+
+
+def test_exports_says_what_each_export_is_and_draws_it(model_files, tmp_path):
+    given = [f"--model={path}" for path in model_files.values()]
+    result = program("exports", *given, "--picture=sheet.png", "--out=served", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    header, _, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
+    rows = {cells[0]: dict(zip(header, cells, strict=True)) for cells in rows}
+    assert [rows[str(path)]["process"] for path in model_files.values()] == list(model_files)
+    for (process, path), sampler in zip(model_files.items(), ("multistep3, 3", "cold, 3")):
+        row, export_dir = rows[str(path)], tmp_path / "served" / process / "1"
+        size = sum(file.stat().st_size for file in export_dir.rglob("*") if file.is_file())
+        assert (row["signatures"], row["sampler, steps"]) == ("serving_default, png", sampler)
+        assert float(row["MB"]) == pytest.approx(size / 1e6, abs=0.05)
+        assert row["known image"] == "the same" and int(row["all signatures"]) <= 1 and int(row["model.sample"]) <= 1
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", models.PROCESSES)
+def test_the_family_of_a_process(name):
+    assert name.startswith(export_figures.family(models.PROCESSES[name]))
+
+
+def test_differences_between_an_export_and_what_it_should_be_are_seen(rng):
+    images = rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)
+    others = images.copy()
+    others[1, 2, 3] = 255 - images[1, 2, 3]
+    assert export_figures.largest_difference(images, others) == abs(255 - 2 * int(images[1, 2, 3, 0]))
+    manifest = {"known": {"image_sha256": hashlib.sha256(images[1].tobytes()).hexdigest()}}
+    assert export_figures.is_known(images[1], manifest) and not export_figures.is_known(others[1], manifest)
+
+
+@pytest.fixture(scope="module")
+def doubling(tmp_path_factory):
+    """(folder, input, output) of a SavedModel that doubles a number."""
+    module = tf.Module()
+    module.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([None], tf.int64, name="x")])
+    path = tmp_path_factory.mktemp("doubling")
+    tf.saved_model.save(module, str(path), signatures=module.double)
+    return path, "serving_default_x:0", "PartitionedCall:0"
+
+
+def test_an_export_is_called_so_many_times_in_the_cpp_runtime(doubling):
+    path, given, output = doubling
+    done = []
+    times = runtime_times.times_in_cpp_runtime(path, {given: np.arange(3)}, output, 4, lambda: done.append(1))
+    np.testing.assert_array_equal(times.answer, [0, 2, 4])
+    assert times.load > 0 and len(times.calls) == 4 and min(times.calls) > 0
+    assert len(done) == 5
+
+
+@pytest.mark.parametrize("output, message", [("nothing:0", "no tensor nothing:0"), (None, "cannot load")])
+def test_what_the_cpp_runtime_says_is_passed_on(doubling, tmp_path, output, message):
+    path, given, _ = doubling
+    with pytest.raises(RuntimeError, match=message):
+        runtime_times.times_in_cpp_runtime(path if output else tmp_path, {given: np.arange(3)}, output, 1)
+
+
+def test_restoration_has_a_column_for_each_feature_network(model_files, tmp_path):
+    """Every row's figures are numbers, and an image as blurred as given is nearer than a stranger."""
+    arguments = ["--num_images=6", "--num_seeds=2", "--features=pixels", "--features=dct_energies"]
+    result = program("restoration", f"--model={model_files['blurring']}", *arguments, "--out=sheet.svg", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    header, _, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
+    assert header == ["task", "what", "PSNR, dB", "SSIM", "distance, pixels", "distance, dct_energies"]
+    assert [cells[1] for cells in rows if cells[0] == "twice the size"] == [
+        "pixels repeated", "bicubic", "restored", "mean of 2 seeds",
+    ]  # fmt: skip
+    assert len(rows) == 10 and np.isfinite([[float(cell) for cell in cells[2:]] for cells in rows]).all()
+    assert 0.0 < float(rows[0][4]) < 1.0
+    assert "<svg" in (tmp_path / "sheet.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("exports", ["--model=nothing.keras"], "model file not found: nothing.keras"),
+        (
+            "restoration",
+            ["--model=BLURRING", "--set=data.image_size=16", "--set=network.attention_resolutions=[8]"],
+            "--config: images (8, 8, 1), the model's, are expected. Received: (16, 16, 1)",
+        ),
+    ],
+)
+def test_a_mistake_is_one_message(name, arguments, message, model_files, tmp_path):
+    arguments = [argument.replace("BLURRING", str(model_files["blurring"])) for argument in arguments]
+    result = program(name, *arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert not result.stdout
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("sheet.gif", "--out must end in .png, .pdf, .svg. Received: sheet.gif"),
+        ("file/sheet.png", "--out file/sheet.png cannot be written"),
+        ("folder.png", "--out folder.png cannot be written: it is a folder"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_at_the_start(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=message):
+        figure_file.figure_file("out", given)
+    assert figure_file.figure_file("out", "new/sheet.SVG").parent.is_dir()
