@@ -1,12 +1,13 @@
 # make setup       .venv with the package, its tests' needs and the client's
 # make quickstart  from nothing to images through a served endpoint
 # make test        the whole test suite; make test-slow the rare long tests
+# make results     scores the shipped digits again: one row of docs/results.md, within its error bar
 # make bench       figures of speed, beside diffusers in .venv-bench; make lint ruff
 PYTHON := .venv/bin/python
 BENCH_PYTHON := .venv-bench/bin/python
 PORT ?= 8501
 
-.PHONY: setup quickstart test test-slow lint bench
+.PHONY: setup quickstart test test-slow lint bench results
 
 setup: .venv/installed
 
@@ -31,6 +32,10 @@ test: setup
 
 test-slow: setup
 	$(PYTHON) -m pytest -m slow
+
+results: setup
+	$(PYTHON) -m tf_blurdiff.evaluate --model digits --config digits.yaml --num_images 2048 --features pixels \
+	    --out_dir runs/results
 
 # torch and diffusers alone, so that the two frameworks never share a process. The requirements are pyproject.toml's.
 .venv-bench/installed: pyproject.toml

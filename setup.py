@@ -3,8 +3,8 @@
 from setuptools import setup
 
 setup(
-    # The configs live at the top of the repository and travel in the wheel as tf_blurdiff/configs.
-    packages=["tf_blurdiff", "tf_blurdiff.configs"],
-    package_dir={"tf_blurdiff": "tf_blurdiff", "tf_blurdiff.configs": "configs"},
-    package_data={"tf_blurdiff.configs": ["*.yaml"]},
+    # Configs and weights live at the top of the repository and travel in the wheel as tf_blurdiff/configs and /weights.
+    packages=["tf_blurdiff", "tf_blurdiff.configs", "tf_blurdiff.weights"],
+    package_dir={"tf_blurdiff": "tf_blurdiff", "tf_blurdiff.configs": "configs", "tf_blurdiff.weights": "weights"},
+    package_data={"tf_blurdiff.configs": ["*.yaml"], "tf_blurdiff.weights": ["*.keras", "README.md"]},
 )

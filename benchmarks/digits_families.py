@@ -13,12 +13,11 @@ import pathlib
 import numpy as np
 from absl import flags
 from digits_scores import Scores
-from PIL import Image, ImageDraw
+from family_picture import family_picture
 
 from tf_blurdiff import command_line
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.model import load_model
-from tf_blurdiff.pictures import image_grid
 
 _RUNS = flags.DEFINE_string("runs", "runs", "The folder of the run directories.")
 _OUT = flags.DEFINE_string("out", "docs/families.png", "The picture.")
@@ -30,7 +29,7 @@ FAMILIES = {
     "heat dissipation": "digits_heat_dissipation",
     "cold": "digits_cold",
 }
-_SHOWN, _ZOOM, _MARGIN = 36, 5, 24
+_SHOWN, _ZOOM = 36, 5
 _BOUND_IMAGES = 512
 
 
@@ -40,15 +39,15 @@ def main():
     print("half/half: pixels {:.3f}, hidden layer {:.3f}".format(*scores.floors))
     print("| family | prediction | sampler | calls | pixels | hidden layer | outside, of 1000 | bits per dimension |")
     print("|---|---|---|---|---|---|---|---|")
-    sheets = {"real": _sheet(scores.real[:_SHOWN])}
+    sheets = {"real": to_uint8(scores.real[:_SHOWN])}
     for family, name in FAMILIES.items():
         model = load_model(pathlib.Path(_RUNS.value) / name / "model.keras")
         samples = model.sample(range(_NUM_IMAGES.value), return_trajectory=True)[-1]
         row = "{:.2f} | {:.2f} | {:.1f}".format(*scores.row(samples))
         bits = _bits(model, scores.real)
         print(f"| {family} | {model.prediction} | {model.sampler} | {model.num_steps} | {row} | {bits} |", flush=True)
-        sheets[family] = _sheet(samples[:_SHOWN])
-    _picture(sheets).save(_OUT.value)
+        sheets[family] = to_uint8(samples[:_SHOWN])
+    family_picture(sheets, _ZOOM).save(_OUT.value)
     print(f"picture: {_OUT.value}")
 
 
@@ -58,21 +57,6 @@ def _bits(model, real):
         return "no bound"
     total = model.bits_per_dimension(real[:_BOUND_IMAGES], num_times=100).total
     return f"{total.mean():.3f} ± {total.std() / np.sqrt(len(total)):.3f}"
-
-
-def _sheet(images):
-    large = to_uint8(images).numpy().repeat(_ZOOM, axis=1).repeat(_ZOOM, axis=2)
-    return image_grid(large)[:, :, 0]
-
-
-def _picture(sheets):
-    height, width = next(iter(sheets.values())).shape
-    picture = Image.new("L", (len(sheets) * (width + _MARGIN) - _MARGIN, height + _MARGIN), 255)
-    for number, (name, sheet) in enumerate(sheets.items()):
-        left = number * (width + _MARGIN)
-        ImageDraw.Draw(picture).text((left + 4, 6), name, fill=0)
-        picture.paste(Image.fromarray(np.ascontiguousarray(sheet)), (left, _MARGIN))
-    return picture
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ LEVELS = [
     {"_startup", "errors", "interruption", "dct", "stateless_random", "group_norm", "optimizers", "cpp_runtime"},
     {"schedules", "layers", "observations", "devices", "checkpoints", "workers"},
     {"process", "unet"},
-    {"predictions", "priors", "grids", "samplers", "image_files", "config_messages"},
+    {"predictions", "priors", "grids", "samplers", "image_files", "config_messages", "pretrained"},
     {"sampling_arguments", "likelihood", "image_folder", "tfds_images"},
     {"sampling", "restoration", "training_step", "data", "metrics", "inception", "efficientnet_lite"},
     {"model", "classifier", "reference"},

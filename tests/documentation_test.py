@@ -15,7 +15,8 @@ from tf_blurdiff.config import load_config
 
 PAGES = [commands.ROOT / "README.md", commands.ROOT / "export" / "README.md", *(commands.ROOT / "docs").glob("*.md")]
 PROGRAMS = (
-    "for", "python", "make", "curl", "docker", "tensorflow_model_server", "kubectl", "git", "pip", "tensorboard",
+    "for", "python", ".venv/bin/python", "make", "curl", "docker", "tensorflow_model_server", "kubectl",
+    "git", "pip", "tensorboard",
 )  # fmt: skip
 # What is not run, by its start, and why.
 NOT_RUN = {
@@ -25,8 +26,12 @@ NOT_RUN = {
     "kubectl ": "needs a cluster",
     "tensorflow_model_server": "in no package registry",
     "python export/client.py --model classes": "needs a served model with labels",
+    "python export/client.py --model digits --signature png_": "needs pictures and an export with --restoration",
     "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
-    "python -m tf_blurdiff.train --config fashion_mnist.yaml": "needs that data",
+    "python -m tf_blurdiff.train --config fashion_mnist": "needs that data",
+    "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
+    "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
+    "python benchmarks/miniature.py": "needs that data, and hours",
     "python benchmarks/image_folder.py": "needs Debian packages with photographs",
     "python benchmarks/restoration.py": "needs a model that was trained on a part of the digits",
     "python benchmarks/full_size.py": "needs many minutes and 10 GB",
@@ -61,6 +66,7 @@ def folder(tmp_path_factory):
 
 
 def shell(line, folder, **kwargs):
+    line = re.sub(r"^\.venv/bin/", "", line)
     # The interpreter's own folder is not searched: a symlink to it keeps its virtual environment.
     path = f"{pathlib.Path(sys.executable).parent}:/usr/bin:/bin"
     return subprocess.Popen(

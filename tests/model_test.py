@@ -129,6 +129,24 @@ def test_averages_follow_the_weights():
         np.testing.assert_allclose(average, value, atol=1e-6)
 
 
+@pytest.mark.parametrize("process, prediction", [("blurring", "eps"), ("heat_dissipation", "less_blurred")])
+def test_the_averaged_copy_samples_alike_from_a_smaller_file(process, prediction, tmp_path):
+    model = randomized(make(process=process, prediction=prediction))
+    model.averaged().save(tmp_path / "averaged.keras")
+    copy = bd.load_model(tmp_path / "averaged.keras")
+    np.testing.assert_array_equal(copy.sample([3, 4], num_steps=6), model.sample([3, 4], num_steps=6))
+    assert len(copy.variables) == len(model.variables) - len(model.averages)
+
+
+def test_the_averaged_copy_trains_on_without_averages():
+    model = make(ema_decay=0.9).averaged()
+    model.compile(keras.optimizers.SGD(0.1))
+    before = [weight.numpy() for weight in model.averages]
+    model.fit(images(8), batch_size=8, verbose=0)
+    assert any(np.abs(after - value).max() > 1e-6 for after, value in zip(model.averages, before))
+    assert all(average is weight for average, weight in zip(model.averages, model.network.trainable_variables))
+
+
 def test_validation_reports_the_averaged_weights_loss():
     model = make()
     model.compile(keras.optimizers.Adam(1e-3))
@@ -215,7 +233,7 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: make(loss_type="huber"), "loss_type must be one of squared_error, absolute_error"),
         (lambda m: make(label_dropout=0.1), "label_dropout must be 0 for a network without labels"),
         (lambda m: make(label_dropout=1.0), r"label_dropout must be in \[0, 1\)"),
-        (lambda m: make(ema_decay=2.0), r"ema_decay must be in \[0, 1\). Received: 2.0"),
+        (lambda m: make(ema_decay=2.0), r"ema_decay must be in \[0, 1\), or None. Received: 2.0"),
         (lambda m: make(clip_stds=0.0), "clip_stds must be above 0, or None"),
         (lambda m: make(clip_norm=-1.0), "clip_norm must be above 0, or None"),
         (lambda m: make(assumed_error=-1.0), "assumed_error must be 0 or more"),

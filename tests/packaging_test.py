@@ -1,4 +1,4 @@
-"""The wheel: it carries the configs, and works from an empty folder without the checkout."""
+"""The wheel: it carries configs and weights, and works from an empty folder without the checkout."""
 
 import subprocess
 import sys
@@ -19,11 +19,12 @@ def wheel(tmp_path_factory):
     return wheel
 
 
-def test_it_holds_the_package_and_the_configs_alone(wheel):
+def test_it_holds_the_package_the_configs_and_the_weights_alone(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {f"tf_blurdiff/{path.name}" for path in (commands.ROOT / "tf_blurdiff").glob("*.py")}
     configs = {f"tf_blurdiff/configs/{path.name}" for path in (commands.ROOT / "configs").glob("*.yaml")}
-    assert names == modules | configs and len(configs) >= 4
+    weights = {f"tf_blurdiff/weights/{path.name}" for path in (commands.ROOT / "weights").iterdir()}
+    assert names == modules | configs | weights and len(configs) >= 4 and len(weights) == 3
 
 
 def test_it_works_from_an_empty_folder(wheel, tmp_path):
@@ -40,6 +41,7 @@ def test_it_works_from_an_empty_folder(wheel, tmp_path):
 
     where = commands.run_python("import tf_blurdiff; print(tf_blurdiff.__file__)", cwd=folder, env=environment)
     assert where.startswith(str(site))
+    run("sample", "--model", "digits", "--num_images", 4, "--num_steps", 5, "--out", "shipped.png")
     settings = [setting for setting in commands.TINY if not setting.startswith("train.steps")]
     run("train", "--config", "digits.yaml", *commands.overrides([*settings, "train.steps=20"]))
     run("sample", "--model", "runs/digits/model.keras", "--num_images", 4)

@@ -12,7 +12,7 @@ images = model.sample(seeds=range(16))  # float32 [16, 32, 32, 3]
 from tf_blurdiff import _startup  # isort: skip  # noqa: F401 (before anything that imports TensorFlow)
 from tf_blurdiff import layers, optimizers, process
 from tf_blurdiff.dct import dct2, idct2, laplacian_eigenvalues
-from tf_blurdiff.model import DiffusionModel, load_model
+from tf_blurdiff.model import DiffusionModel, load_model, load_pretrained
 from tf_blurdiff.process import Process
 from tf_blurdiff.serving import export_savedmodel
 from tf_blurdiff.unet import UNet
@@ -29,6 +29,7 @@ __all__ = [
     "laplacian_eigenvalues",
     "layers",
     "load_model",
+    "load_pretrained",
     "optimizers",
     "process",
 ]

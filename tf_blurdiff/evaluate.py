@@ -31,7 +31,9 @@ from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.reference import Reference
 from tf_blurdiff.samplers import SAMPLERS
 
-_MODEL = flags.DEFINE_multi_string("model", None, "A model, a .keras file; repeatable.", required=True)
+_MODEL = flags.DEFINE_multi_string(
+    "model", None, "A model: a .keras file, or digits or fashion_mnist, which are shipped; repeatable.", required=True
+)
 _CONFIG = flags.DEFINE_string(
     "config", None, "YAML file, or the name of one that is shipped: its data are the real images.", required=True
 )

@@ -14,6 +14,7 @@ from tf_blurdiff.generation import SETTINGS_FILE, generate
 from tf_blurdiff.image_files import read_image
 from tf_blurdiff.metrics import gaussian_frechet_distance, kernel_distance, nearest_neighbours, precision_recall
 from tf_blurdiff.model import DiffusionModel, load_model
+from tf_blurdiff.pretrained import find_model
 from tf_blurdiff.reference import KEPT, MIN_IMAGES, gather_features, real_features
 
 METRICS = ("frechet", "kernel", "precision_recall", "bits")
@@ -70,7 +71,7 @@ def open_candidates(paths, reference, samples, samplers=(None,), nums_steps=(Non
     """Loads the models, and checks all that can be wrong before hours of sampling.
 
     Args:
-        paths: of .keras files.
+        paths: of .keras files, or names of shipped models.
         reference: a `Reference`.
         samples: a `Samples`.
         samplers, nums_steps: each model is sampled with each sampler in each number of steps; None is its own.
@@ -88,7 +89,7 @@ def open_candidates(paths, reference, samples, samplers=(None,), nums_steps=(Non
     if unknown or not metrics:
         raise UserError(f"metrics must be some of {', '.join(METRICS)}. Received: {','.join(unknown) or 'none'}")
     candidates, names = [], set()
-    for path in map(Path, paths):
+    for path in map(find_model, paths):
         model = load_model(path)
         _check_model(model, path, reference.images)
         model.check_prior()

@@ -17,7 +17,7 @@ from tf_blurdiff.samplers import SAMPLERS
 from tf_blurdiff.serving import export_savedmodel
 from tf_blurdiff.verification import verify
 
-_MODEL = flags.DEFINE_string("model", None, "The model, a .keras file.")
+_MODEL = flags.DEFINE_string("model", None, "The model: a .keras file, or digits or fashion_mnist, which are shipped.")
 _OUT = flags.DEFINE_string("out", None, "The folder that the server watches; the export is its subfolder VERSION.")
 _VERSION = flags.DEFINE_integer("version", None, "Version number (default: the next).")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Calls of the network (default: the model's own).")

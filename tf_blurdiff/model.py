@@ -1,7 +1,6 @@
 """DiffusionModel: network, process, prediction and sampler, composed."""
 
 import inspect
-import os
 import warnings
 
 import keras
@@ -11,6 +10,7 @@ from tf_blurdiff.dct import dct2, idct2
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.likelihood import bits_per_dimension
 from tf_blurdiff.predictions import get_prediction
+from tf_blurdiff.pretrained import find_model, shipped_models
 from tf_blurdiff.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
 from tf_blurdiff.restoration import RestorationMethods
 from tf_blurdiff.sampling import SamplingMethods
@@ -41,7 +41,8 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
             residual to the next level, of heat_dissipation or cold.
         image_shape: (H, W, C); None takes the network's own.
         loss_type: "squared_error" or "absolute_error", of the prediction.
-        ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps.
+        ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps. None for a model
+            without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
         assumed_error: the standard deviation that sampling assumes of the network's error in eps or v; it shrinks
             `x0_hat` where that error is amplified beyond the data's own spread. 0 for no shrinking.
@@ -122,7 +123,7 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
 
     def _check_ranges(self):
         allowed = {
-            "ema_decay": ("in [0, 1)", 0.0 <= self.ema_decay < 1.0),
+            "ema_decay": ("in [0, 1), or None", self.ema_decay is None or 0.0 <= self.ema_decay < 1.0),
             "clip_norm": ("above 0, or None", self.clip_norm is None or self.clip_norm > 0),
             "assumed_error": ("0 or more", self.assumed_error >= 0),
             "clip_stds": ("above 0, or None", self.clip_stds is None or self.clip_stds > 0),
@@ -145,16 +146,41 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         self.freq_std = self.add_weight(name="freq_std", shape=self.image_shape, initializer=unknown, **fixed)
         if not self.process.ends_in_noise:
             self.prior = BlurredPrior(self.process, self.image_shape, self.num_classes)
-        self.averages = [
+        self._averages = [
             self.add_weight(name=f"average_{i}", shape=weight.shape, dtype=weight.dtype, **fixed)
-            for i, weight in enumerate(self.network.trainable_variables)
+            for i, weight in enumerate([] if self.ema_decay is None else self.network.trainable_variables)
         ]
-        for average, weight in zip(self.averages, self.network.trainable_variables):
+        for average, weight in zip(self._averages, self.network.trainable_variables):
             average.assign(weight)
         self.built = True
         # In no file: what is only of use in training.
         in_float16 = any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
         self.step_guard, self.step_record = StepGuard(scales_loss=in_float16), StepRecord()
+
+    @property
+    def averages(self):
+        """The weights that sampling uses, in the order of the network's: the averages, or its own if none are kept."""
+        return self.network.trainable_variables if self.ema_decay is None else self._averages
+
+    def averaged(self):
+        """A copy that has the averaged weights alone: a file half as large, the same images.
+
+        It can be trained further, without averages.
+
+        Example:
+            >>> import tf_blurdiff as bd
+            >>> small = bd.load_pretrained("digits").averaged()
+            >>> small.ema_decay is None
+            True
+        """
+        copy = type(self).from_config({**self.get_config(), "ema_decay": None})
+        for variable, value in zip(copy._sampled_with(), self._sampled_with(), strict=True):
+            variable.assign(value)
+        return copy
+
+    def _sampled_with(self):
+        prior = [] if self.process.ends_in_noise else self.prior.variables
+        return [*self.averages, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
 
     def adapt(self, batches):
         """Gathers what sampling needs to know of the training images: their DCT statistics, and the prior.
@@ -249,14 +275,13 @@ def _warn_of_much_blur(process, width):
         )
 
 
-def load_model(path):
-    """Loads a `DiffusionModel` from a .keras file.
+def load_model(path_or_name):
+    """Loads a `DiffusionModel` from a .keras file, or a shipped one by its name.
 
     Raises:
         UserError: if there is no such file, or if it holds no DiffusionModel.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"model file not found: {path} (a .keras file is expected)")
+    path = find_model(path_or_name)
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # A damaged file makes zipfile, h5py, json or Keras fail, each in its own way.
@@ -265,3 +290,21 @@ def load_model(path):
     if not isinstance(model, DiffusionModel):
         raise UserError(f"{path} holds a {type(model).__name__}; a DiffusionModel is expected")
     return model
+
+
+def load_pretrained(name):
+    """A model that comes with the package, ready to sample from: "digits" or "fashion_mnist".
+
+    Both are blurring diffusion; weights/README.md says how they were trained and how good they are.
+
+    Raises:
+        UserError: for another name.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> bd.load_pretrained("digits").sample(seeds=[0, 1], num_steps=5).shape
+        (2, 8, 8, 1)
+    """
+    if name not in shipped_models():
+        raise UserError(f"name must be one of {', '.join(shipped_models())}. Received: {name!r}")
+    return load_model(shipped_models()[name])

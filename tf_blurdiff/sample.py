@@ -32,7 +32,9 @@ from tf_blurdiff.model import load_model
 from tf_blurdiff.pictures import save_grid, save_png
 from tf_blurdiff.samplers import SAMPLERS
 
-_MODEL = flags.DEFINE_string("model", None, "The model, a .keras file.", required=True)
+_MODEL = flags.DEFINE_string(
+    "model", None, "The model: a .keras file, or digits or fashion_mnist, which are shipped.", required=True
+)
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Calls of the network (default: the model's own).")
 _SAMPLER = flags.DEFINE_enum("sampler", None, list(SAMPLERS), "The sampler (default: the model's own).")

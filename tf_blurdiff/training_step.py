@@ -253,6 +253,8 @@ class TrainingMethods:
         tf.cond(strategy.experimental_local_results(is_finite)[0], update, skip)
 
     def _update_averages(self, strategy):
+        if self.ema_decay is None:
+            return
         step = ops.cast(self.optimizer.iterations, "float32")
         share = 1.0 - ops.minimum(self.ema_decay, (1.0 + step) / (10.0 + step))
         for average, weight in zip(self.averages, self.network.trainable_variables):

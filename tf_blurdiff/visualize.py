@@ -58,7 +58,7 @@ _IMAGE = flags.DEFINE_string("image", None, "A picture (default: a digit of scik
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width in pixels (default: the config's, or 32).", lower_bound=2, upper_bound=1024
 )
-_MODEL = flags.DEFINE_string("model", None, "The model, a .keras file.")
+_MODEL = flags.DEFINE_string("model", None, "The model: a .keras file, or digits or fashion_mnist, which are shipped.")
 _SEEDS = flags.DEFINE_list(
     "seeds", None, "Seeds; interpolate takes them in pairs (default: 0,1,2,3; for solvers 0 to 15)."
 )

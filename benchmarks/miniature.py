@@ -1,0 +1,226 @@
+"""The paper in miniature: the four families and the strength of the blur, on Fashion-MNIST at 16x16.
+
+    python benchmarks/miniature.py --runs runs/miniature
+    python benchmarks/miniature.py --runs runs/miniature --part evaluate --only blurring --only gaussian
+    python benchmarks/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
+
+Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
+`evaluate` draws and scores the samples of every run, `calls` those of other samplers and numbers of calls for the first
+run of the two families that end in noise, `tables` prints what is there. Each is made of calls of the package's own
+command lines, which it prints: the same command again goes on where it was stopped. Two cores need about two hours to
+train and as long again for the rest.
+"""
+
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+from absl import flags
+from family_picture import family_picture
+
+from tf_blurdiff import command_line
+from tf_blurdiff.config import build_images, load_config
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.image_files import read_image
+
+BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
+RUNS = {
+    "gaussian": (GAUSSIAN, ()),
+    "blurring": (BLUR, ()),
+    "heat_dissipation": ("miniature_heat_dissipation.yaml", ()),
+    "cold": ("miniature_cold.yaml", ()),
+    "gaussian_1": (GAUSSIAN, ("train.seed=1",)),
+    "blurring_1": (BLUR, ("train.seed=1",)),
+    "gaussian_2": (GAUSSIAN, ("train.seed=2",)),
+    "blurring_2": (BLUR, ("train.seed=2",)),
+    "blurring_small": (BLUR, ("process.sigma_blur_max=2.5",)),
+    "blurring_strong": (BLUR, ("process.sigma_blur_max=20",)),
+    "blurring_sin": (BLUR, ("process.blur_schedule=sin",)),
+}
+# The rows of the tables, each of one run or of several that differ in the seed.
+FAMILIES = {
+    "gaussian": ("gaussian", "gaussian_1", "gaussian_2"),
+    "blurring": ("blurring", "blurring_1", "blurring_2"),
+    "heat dissipation": ("heat_dissipation",),
+    "cold": ("cold",),
+}
+STRENGTHS = {
+    "0 (gaussian)": FAMILIES["gaussian"],
+    "2.5": ("blurring_small",),
+    "10, published": FAMILIES["blurring"],
+    "20": ("blurring_strong",),
+    "10, sin and not sin squared": ("blurring_sin",),
+}
+MANY_CALLS = {
+    "solvers": ("ddim", "multistep2", "multistep3"),
+    "ancestral": ("ancestral",),
+}
+CALLS = {"solvers": (5, 10, 20, 50), "ancestral": (10, 20, 50, 100, 1000)}
+PARTS = ("train", "evaluate", "calls", "tables")
+_SHOWN, _ZOOM = 36, 3
+
+_RUNS = flags.DEFINE_string("runs", "runs/miniature", "The folder of the run directories.")
+_PART = flags.DEFINE_multi_enum("part", None, PARTS, "What to do; repeatable (default: everything).")
+_ONLY = flags.DEFINE_multi_enum("only", None, list(RUNS), "These runs alone; repeatable (default: all).")
+_DATA_ROOT = flags.DEFINE_string("data_root", None, "Where TFDS keeps its data (default: its own place).")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 3000, "Samples of each run.", lower_bound=256)
+_NUM_CALLS_IMAGES = flags.DEFINE_integer("num_calls_images", 2000, "Samples of each row of `calls`.", lower_bound=256)
+_NUM_REFERENCE = flags.DEFINE_integer("num_reference", 6000, "Real images, evenly spaced.", lower_bound=512)
+_OUT = flags.DEFINE_string("out", "miniature.png", "The picture.")
+
+
+def main():
+    """Runs the parts in their order."""
+    parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "tables": _tables}
+    for name in PARTS:
+        if name in (_PART.value or PARTS):
+            parts[name]()
+
+
+def _train():
+    if not _classifier().exists():
+        _run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
+    for name in _chosen(RUNS):
+        config, overrides = RUNS[name]
+        _run("train", "--config", config, "--run_dir", _folder(name), *_data(*overrides))
+
+
+def _evaluate():
+    for name in _chosen(RUNS):
+        _run("evaluate", *_evaluation(name, "report"), "--num_images", _NUM_IMAGES.value)
+
+
+def _calls():
+    for name in _chosen(("blurring", "gaussian")):
+        for kind, samplers in MANY_CALLS.items():
+            ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", n) for n in CALLS[kind]]
+            flat = [each for way in ways for each in way]
+            metrics = ("--metrics", "frechet,kernel", "--num_images", _NUM_CALLS_IMAGES.value)
+            _run("evaluate", *_evaluation(name, kind), *metrics, *flat)
+
+
+def _evaluation(name, kind):
+    features = ("--features", f"classifier:{_classifier()}", "--features", "efficientnet_lite0")
+    sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / kind)
+    return "--model", _folder(name) / "model.keras", "--config", BLUR, *_data(), *features, *sizes
+
+
+def _run(program, *arguments):
+    command = [sys.executable, "-m", f"tf_blurdiff.{program}", *map(str, arguments)]
+    print("$", shlex.join(["python", *command[1:]]), flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise UserError(f"{program} ended with status {status}; the same command again goes on")
+
+
+def _data(*overrides):
+    root = () if _DATA_ROOT.value is None else (f"data.root={_DATA_ROOT.value}",)
+    return [each for override in (*overrides, *root) for each in ("--set", override)]
+
+
+def _chosen(names):
+    return [name for name in names if name in (_ONLY.value or RUNS)]
+
+
+def _folder(name):
+    return pathlib.Path(_RUNS.value) / name
+
+
+def _classifier():
+    return _folder("classifier.keras")
+
+
+# Tables
+
+
+def _tables():
+    reports = {name: _report(name, "report") for name in _chosen(RUNS)}
+    found = {name: report for name, report in reports.items() if report}
+    if not found:
+        raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
+    print("\nThe four families:\n")
+    _print_runs(FAMILIES, found)
+    print("\nThe strength of the blur, in pixels:\n")
+    _print_runs(STRENGTHS, found)
+    print("\nSamplers and calls of the network:\n")
+    _print_calls()
+    _draw(found)
+
+
+def _report(name, kind):
+    path = _folder(name) / kind / "report.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _print_runs(rows, reports):
+    titles = ["", "runs", "sampler, calls", *_score_titles(next(iter(reports.values()))), "bits per dimension"]
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    floor = [
+        scores for network in next(iter(reports.values()))["real"]["features"] for scores in _scores(network["floor"])
+    ]
+    print(f"| real, one part against the rest | | | {' | '.join(map(_number, floor))} | |")
+    for title, names in rows.items():
+        models = [reports[name]["models"][0] for name in names if name in reports]
+        if models:
+            columns = zip(
+                *[[each for scores in model["scores"].values() for each in _scores(scores)] for model in models]
+            )
+            cells = [_mean_and_deviation(values) for values in columns]
+            way = f"{models[0]['sampler']}, {models[0]['num_steps']}"
+            print(f"| {title} | {len(models)} | {way} | {' | '.join(cells)} | {_bits(models)} |")
+
+
+def _score_titles(report):
+    names = [network["name"].partition(":")[0] for network in report["real"]["features"]]
+    return [f"{what}, {name}" for name in names for what in ("Frechet", "kernel", "precision", "recall")]
+
+
+def _scores(scores):
+    return [scores["frechet"], scores["kernel"]["value"], scores["precision"], scores["recall"]]
+
+
+def _bits(models):
+    bits = [model["bits"] for model in models]
+    if "none" in bits[0]:
+        return "no bound"
+    if len(bits) == 1:
+        return f"{bits[0]['total']:.3f} ± {bits[0]['standard_error']:.3f} (over images)"
+    return _mean_and_deviation([each["total"] for each in bits])
+
+
+def _mean_and_deviation(values):
+    """The mean, and with more than one run their standard deviation."""
+    mean = _number(np.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2g}"
+
+
+def _number(value):
+    return f"{value:.3g}"
+
+
+def _print_calls():
+    print("| run | sampler | calls | Frechet, classifier | Frechet, efficientnet_lite0 |\n|---|---|---|---|---|")
+    for name in _chosen(("blurring", "gaussian")):
+        for kind in MANY_CALLS:
+            for model in (_report(name, kind) or {"models": []})["models"]:
+                distances = [_number(scores["frechet"]) for scores in model["scores"].values()]
+                print(f"| {name} | {model['sampler']} | {model['num_steps']} | {' | '.join(distances)} |")
+
+
+def _draw(reports):
+    images = build_images(load_config(BLUR, _data()[1::2]))
+    sheets = {"real": images.read(np.linspace(0, images.num_images - 1, _SHOWN).astype(int))}
+    for family, (name, *_) in FAMILIES.items():
+        if name in reports:
+            folder = pathlib.Path(reports[name]["models"][0]["folder"])
+            paths = [folder / f"seed_{seed}.png" for seed in range(_SHOWN)]
+            sheets[family] = np.stack([read_image(path, images.image_shape) for path in paths])
+    family_picture(sheets, _ZOOM).save(_OUT.value)
+    print(f"\npicture: {_OUT.value}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
