@@ -20,6 +20,7 @@ import sys
 import numpy as np
 from absl import flags
 from family_picture import family_picture
+from miniature_tables import calls_table, print_rows, runs_table
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config import build_images, load_config
@@ -54,11 +55,13 @@ STRENGTHS = {
     "20": ("blurring_strong",),
     "10, sin and not sin squared": ("blurring_sin",),
 }
+# Samplers, calls of the network and number of images of each evaluation of `calls`.
 MANY_CALLS = {
-    "solvers": ("ddim", "multistep2", "multistep3"),
-    "ancestral": ("ancestral",),
+    "solvers": (("ddim", "multistep2", "multistep3"), (5, 10, 20, 50), 2000),
+    "ancestral": (("ancestral",), (10, 20, 50), 2000),
+    "default": (("multistep3",), (20,), 1000),
+    "thousand": (("ancestral",), (1000,), 1000),
 }
-CALLS = {"solvers": (5, 10, 20, 50), "ancestral": (10, 20, 50, 100, 1000)}
 PARTS = ("train", "evaluate", "calls", "tables")
 _SHOWN, _ZOOM = 36, 3
 
@@ -67,7 +70,6 @@ _PART = flags.DEFINE_multi_enum("part", None, PARTS, "What to do; repeatable (de
 _ONLY = flags.DEFINE_multi_enum("only", None, list(RUNS), "These runs alone; repeatable (default: all).")
 _DATA_ROOT = flags.DEFINE_string("data_root", None, "Where TFDS keeps its data (default: its own place).")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 3000, "Samples of each run.", lower_bound=256)
-_NUM_CALLS_IMAGES = flags.DEFINE_integer("num_calls_images", 2000, "Samples of each row of `calls`.", lower_bound=256)
 _NUM_REFERENCE = flags.DEFINE_integer("num_reference", 6000, "Real images, evenly spaced.", lower_bound=512)
 _OUT = flags.DEFINE_string("out", "miniature.png", "The picture.")
 
@@ -90,20 +92,21 @@ def _train():
 
 def _evaluate():
     for name in _chosen(RUNS):
-        _run("evaluate", *_evaluation(name, "report"), "--num_images", _NUM_IMAGES.value)
+        features = ("--features", "efficientnet_lite0")
+        _run("evaluate", *_evaluation(name, "report"), *features, "--num_images", _NUM_IMAGES.value)
 
 
 def _calls():
     for name in _chosen(("blurring", "gaussian")):
-        for kind, samplers in MANY_CALLS.items():
-            ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", n) for n in CALLS[kind]]
+        for kind, (samplers, calls, num_images) in MANY_CALLS.items():
+            ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", number) for number in calls]
             flat = [each for way in ways for each in way]
-            metrics = ("--metrics", "frechet,kernel", "--num_images", _NUM_CALLS_IMAGES.value)
+            metrics = ("--metrics", "frechet,kernel", "--num_images", num_images)
             _run("evaluate", *_evaluation(name, kind), *metrics, *flat)
 
 
 def _evaluation(name, kind):
-    features = ("--features", f"classifier:{_classifier()}", "--features", "efficientnet_lite0")
+    features = ("--features", f"classifier:{_classifier()}")
     sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / kind)
     return "--model", _folder(name) / "model.keras", "--config", BLUR, *_data(), *features, *sizes
 
@@ -133,81 +136,23 @@ def _classifier():
     return _folder("classifier.keras")
 
 
-# Tables
-
-
 def _tables():
-    reports = {name: _report(name, "report") for name in _chosen(RUNS)}
-    found = {name: report for name, report in reports.items() if report}
-    if not found:
+    reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
+    if not reports:
         raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
     print("\nThe four families:\n")
-    _print_runs(FAMILIES, found)
+    print_rows(runs_table(FAMILIES, reports))
     print("\nThe strength of the blur, in pixels:\n")
-    _print_runs(STRENGTHS, found)
+    print_rows(runs_table(STRENGTHS, reports))
     print("\nSamplers and calls of the network:\n")
-    _print_calls()
-    _draw(found)
+    of_calls = [(name, _report(name, kind)) for name in _chosen(("blurring", "gaussian")) for kind in MANY_CALLS]
+    print_rows(calls_table([(name, report) for name, report in of_calls if report]))
+    _draw(reports)
 
 
 def _report(name, kind):
     path = _folder(name) / kind / "report.json"
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def _print_runs(rows, reports):
-    titles = ["", "runs", "sampler, calls", *_score_titles(next(iter(reports.values()))), "bits per dimension"]
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
-    floor = [
-        scores for network in next(iter(reports.values()))["real"]["features"] for scores in _scores(network["floor"])
-    ]
-    print(f"| real, one part against the rest | | | {' | '.join(map(_number, floor))} | |")
-    for title, names in rows.items():
-        models = [reports[name]["models"][0] for name in names if name in reports]
-        if models:
-            columns = zip(
-                *[[each for scores in model["scores"].values() for each in _scores(scores)] for model in models]
-            )
-            cells = [_mean_and_deviation(values) for values in columns]
-            way = f"{models[0]['sampler']}, {models[0]['num_steps']}"
-            print(f"| {title} | {len(models)} | {way} | {' | '.join(cells)} | {_bits(models)} |")
-
-
-def _score_titles(report):
-    names = [network["name"].partition(":")[0] for network in report["real"]["features"]]
-    return [f"{what}, {name}" for name in names for what in ("Frechet", "kernel", "precision", "recall")]
-
-
-def _scores(scores):
-    return [scores["frechet"], scores["kernel"]["value"], scores["precision"], scores["recall"]]
-
-
-def _bits(models):
-    bits = [model["bits"] for model in models]
-    if "none" in bits[0]:
-        return "no bound"
-    if len(bits) == 1:
-        return f"{bits[0]['total']:.3f} ± {bits[0]['standard_error']:.3f} (over images)"
-    return _mean_and_deviation([each["total"] for each in bits])
-
-
-def _mean_and_deviation(values):
-    """The mean, and with more than one run their standard deviation."""
-    mean = _number(np.mean(values))
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2g}"
-
-
-def _number(value):
-    return f"{value:.3g}"
-
-
-def _print_calls():
-    print("| run | sampler | calls | Frechet, classifier | Frechet, efficientnet_lite0 |\n|---|---|---|---|---|")
-    for name in _chosen(("blurring", "gaussian")):
-        for kind in MANY_CALLS:
-            for model in (_report(name, kind) or {"models": []})["models"]:
-                distances = [_number(scores["frechet"]) for scores in model["scores"].values()]
-                print(f"| {name} | {model['sampler']} | {model['num_steps']} | {' | '.join(distances)} |")
 
 
 def _draw(reports):

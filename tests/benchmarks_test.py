@@ -30,6 +30,7 @@ def load(place):
 
 
 operations, rounds, perceptual = load("speed/operations"), load("speed/rounds"), load("perceptual")
+miniature_tables = load("miniature_tables")
 export_figures, runtime_times, figure_file = load("export_figures"), load("runtime_times"), load("figure_file")
 
 
@@ -284,3 +285,27 @@ def test_a_picture_that_cannot_be_written_is_refused_at_the_start(given, message
     with pytest.raises(UserError, match=message):
         figure_file.figure_file("out", given)
     assert figure_file.figure_file("out", "new/sheet.SVG").parent.is_dir()
+
+
+def a_report(distance, bits):
+    scores = {"frechet": distance, "kernel": {"value": 0.0123}, "precision": 0.8, "recall": 0.5}
+    model = {"scores": {"pixels": scores}, "bits": bits, "sampler": "ddim", "num_steps": 20, "num_images": 300}
+    floor = {**scores, "frechet": 0.25}
+    return {"models": [model], "real": {"features": [{"name": "pixels", "floor": floor}]}}
+
+
+def test_runs_of_other_seeds_become_one_row_with_their_spread():
+    reports = {"a": a_report(1.0, {"total": 3.0}), "b": a_report(3.0, {"total": 3.5}), "c": a_report(8.0, {"none": ""})}
+    rows = {"both": ("a", "b"), "one": ("c",), "not there": ("d",)}
+    titles, floor, both, one = miniature_tables.runs_table(rows, reports)
+    assert titles[3:] == [
+        "Frechet, pixels", "kernel, pixels", "precision, pixels", "recall, pixels", "bits per dimension",
+    ]  # fmt: skip
+    assert floor[3] == "0.25"
+    assert both == ["both", "2", "ddim, 20", "2 ± 1.4", "0.0123 ± 0", "0.8 ± 0", "0.5 ± 0", "3.25 ± 0.35"]
+    assert one == ["one", "1", "ddim, 20", "8", "0.0123", "0.8", "0.5", "no bound"]
+
+
+def test_ways_of_sampling_become_rows():
+    _, row = miniature_tables.calls_table([("a", a_report(1.5, {}))])
+    assert row == ["a", "300", "ddim", "20", "1.5", "0.0123"]

@@ -13,7 +13,8 @@ import yaml
 from tests import commands
 from tf_blurdiff.config import load_config
 
-PAGES = [commands.ROOT / "README.md", commands.ROOT / "export" / "README.md", *(commands.ROOT / "docs").glob("*.md")]
+READMES = [commands.ROOT / folder / "README.md" for folder in (".", "export", "weights")]
+PAGES = [*READMES, *(commands.ROOT / "docs").glob("*.md")]
 PROGRAMS = (
     "for", "python", ".venv/bin/python", "make", "curl", "docker", "tensorflow_model_server", "kubectl",
     "git", "pip", "tensorboard",
@@ -30,6 +31,8 @@ NOT_RUN = {
     "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
     "python -m tf_blurdiff.train --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
+    "python -m tf_blurdiff.train_classifier --config miniature": "needs that data",
+    "python -m tf_blurdiff.evaluate --model fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
     "python benchmarks/miniature.py": "needs that data, and hours",
     "python benchmarks/image_folder.py": "needs Debian packages with photographs",
@@ -122,7 +125,7 @@ def test_the_pages_benchmarks_run(folder):
         assert not line.startswith("python benchmarks/") or "|---|" in output, line
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/families.md", "docs/restoration.md"])
+@pytest.mark.parametrize("page", ["README.md", "weights/README.md", "docs/families.md", "docs/restoration.md"])
 def test_a_pages_python_runs(folder, trained_run, page):
     (program,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / page).read_text(), re.DOTALL)
     program = program.replace("runs/digits/model.keras", str(trained_run / "model.keras"))

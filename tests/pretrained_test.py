@@ -1,5 +1,9 @@
 """The shipped models: found by name, small, and good."""
 
+import json
+import re
+import subprocess
+
 import numpy as np
 import pytest
 
@@ -40,3 +44,19 @@ def test_digits_are_as_far_from_real_ones_as_results_say():
     distance = frechet_distance(sampled.reshape(512, -1), real.reshape(len(real), -1))
     halves = frechet_distance(*np.array_split(real.reshape(len(real), -1), 2))
     assert distance < 2 * halves
+
+
+@pytest.mark.slow
+def test_make_results_repeats_its_row(tmp_path):
+    command = subprocess.run(["make", "-n", "results"], cwd=commands.ROOT, capture_output=True, text=True).stdout
+    (line,) = re.findall(r"-m tf_blurdiff\.evaluate .*", command.replace("\\\n", " "))
+    name, *arguments = line.replace("runs/results", str(tmp_path)).split()[1:]
+    result = commands.run(name.removeprefix("tf_blurdiff."), *arguments, cwd=tmp_path, timeout=1200)
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "report.json").read_text())["models"][0]["scores"]["pixels"]
+    page = (commands.ROOT / "docs" / "results.md").read_text()
+    distance, error, precision, recall = re.search(
+        r"\| digits \| 2,048 \| ([\d.]+) ± ([\d.]+) \| ([\d.]+) ± .* \| ([\d.]+) ± .* \|", page
+    ).groups()
+    assert abs(found["frechet"] - float(distance)) < 2 * float(error)
+    assert abs(found["precision"] - float(precision)) < 0.05 and abs(found["recall"] - float(recall)) < 0.05

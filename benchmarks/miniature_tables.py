@@ -1,0 +1,70 @@
+"""Tables of what `evaluate` found of several runs: lists of rows, the titles first."""
+
+import numpy as np
+
+
+def runs_table(rows, reports):
+    """One row for each kind of run: the mean, and of more than one run the standard deviation between them.
+
+    Args:
+        rows: `{title: names of runs that differ in the seed alone}`.
+        reports: `{name of a run: its report.json}`; a row of which there is none is left out.
+    """
+    a_report = next(iter(reports.values()))
+    networks = a_report["real"]["features"]
+    names = [network["name"].partition(":")[0] for network in networks]
+    titles = ["", "runs", "sampler, calls"]
+    titles += [f"{what}, {name}" for name in names for what in ("Frechet", "kernel", "precision", "recall")]
+    floor = [number(value) for network in networks for value in _scores(network["floor"])]
+    table = [[*titles, "bits per dimension"], ["real, one part against the rest", "", "", *floor, ""]]
+    for title, of_row in rows.items():
+        models = [reports[name]["models"][0] for name in of_row if name in reports]
+        if models:
+            columns = zip(
+                *[[each for scores in model["scores"].values() for each in _scores(scores)] for model in models]
+            )
+            way = f"{models[0]['sampler']}, {models[0]['num_steps']}"
+            table.append([title, str(len(models)), way, *map(mean_and_deviation, columns), _bits(models)])
+    return table
+
+
+def calls_table(reports):
+    """One row for each way of sampling, of `(name of a run, its report.json)`; of one feature network."""
+    table = [["run", "samples", "sampler", "calls", "Frechet", "kernel"]]
+    for name, report in reports:
+        for model in report["models"]:
+            (scores,) = model["scores"].values()
+            way = [str(model[key]) for key in ("num_images", "sampler", "num_steps")]
+            table.append([name, *way, number(scores["frechet"]), number(scores["kernel"]["value"])])
+    return table
+
+
+def print_rows(table):
+    """Prints a table as Markdown."""
+    titles, *rows = table
+    for row in (titles, ["---"] * len(titles), *rows):
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+def mean_and_deviation(values):
+    """The mean, and of more than one value the standard deviation."""
+    mean = number(np.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.2g}"
+
+
+def number(value):
+    """Three digits, and no exponent that can be done without."""
+    return f"{value:.2g}" if abs(value) < 0.01 else f"{value:.3g}"
+
+
+def _scores(scores):
+    return [scores["frechet"], scores["kernel"]["value"], scores["precision"], scores["recall"]]
+
+
+def _bits(models):
+    bits = [model["bits"] for model in models]
+    if "none" in bits[0]:
+        return "no bound"
+    if len(bits) == 1:
+        return f"{bits[0]['total']:.3f}"
+    return mean_and_deviation([each["total"] for each in bits])
