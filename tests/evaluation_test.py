@@ -381,4 +381,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
     arguments = ["--model", "nowhere.keras", "--config", "digits.yaml", "--cache_dir", "cache"]
     result = commands.run("evaluate", *arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert result.stderr == "evaluate: model file not found: nowhere.keras (a .keras file is expected)\n"
+    assert (
+        result.stderr
+        == "evaluate: model file not found: nowhere.keras; expected a .keras file, or one of digits, fashion_mnist\n"
+    )
