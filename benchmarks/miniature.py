@@ -57,10 +57,8 @@ STRENGTHS = {
 }
 # Samplers, calls of the network and number of images of each evaluation of `calls`.
 MANY_CALLS = {
-    "solvers": (("ddim", "multistep2", "multistep3"), (5, 10, 20, 50), 2000),
-    "ancestral": (("ancestral",), (10, 20, 50), 2000),
-    "default": (("multistep3",), (20,), 1000),
-    "thousand": (("ancestral",), (1000,), 1000),
+    "solvers": (("ddim", "multistep2", "multistep3"), (5, 10, 20, 50), 1000),
+    "ancestral": (("ancestral",), (10, 20, 50, 1000), 1000),
 }
 PARTS = ("train", "evaluate", "calls", "tables")
 _SHOWN, _ZOOM = 36, 3
