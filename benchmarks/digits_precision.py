@@ -8,7 +8,6 @@ For each model the distances of `digits_scores`, and how far the same seeds' ima
 in the other precision, in grey levels.
 """
 
-import keras
 import numpy as np
 from absl import flags
 from digits_scores import Scores
@@ -30,7 +29,7 @@ def main():
     for path in _MODELS.value:
         model = load_model(path)
         policy = model.network.dtype_policy.name
-        other = in_policy(model, *(name for name in _POLICIES if name != policy))
+        other = model.in_precision(*(name for name in _POLICIES if name != policy))
         seeds = range(_NUM_IMAGES.value)
         samples, others = model.sample(seeds), other.sample(seeds)
         difference = np.abs(to_uint8(samples).numpy().astype(int) - to_uint8(others).numpy())
@@ -41,15 +40,6 @@ def main():
         print(
             f"| the same | {policy}, sampled in {other.network.dtype_policy.name} | {pixels:.2f} | {hidden:.2f} | | |"
         )
-
-
-def in_policy(model, policy):
-    """The same weights in another precision."""
-    config = model.get_config()
-    network = type(model.network)(**{**model.network.get_config(), "dtype": policy})
-    other = type(model).from_config({**config, "network": keras.saving.serialize_keras_object(network)})
-    other.set_weights(model.get_weights())
-    return other
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The command lines as a user meets them: what they answer, and what they say to a mistake."""
 
-import pathlib
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from tensorflow.core.protobuf import saved_model_pb2
 
 from tests import commands
 from tf_blurdiff.data import to_uint8
@@ -195,13 +195,15 @@ def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
 
 
 def test_export_and_verify(trained_run, tmp_path):
-    result = commands.run("export", "--model", trained_run / "model.keras", "--out", "served", cwd=tmp_path)
+    arguments = ["--model", trained_run / "model.keras", "--out", "served", "--precision", "mixed_bfloat16"]
+    result = commands.run("export", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "export: served/1" in result.stdout
     result = commands.run("export", "--verify", "served/1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "served/1 is sound" in result.stdout
-    assert pathlib.Path(tmp_path, "served", "1", "saved_model.pb").is_file()
+    graph = saved_model_pb2.SavedModel.FromString((tmp_path / "served" / "1" / "saved_model.pb").read_bytes())
+    assert "DT_BFLOAT16" in str(graph)
 
 
 WAYS = {

@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from tf_blurdiff import config as config_module
-from tf_blurdiff import devices, grids, predictions, process, samplers, sampling_arguments, training_step
+from tf_blurdiff import devices, grids, precision, predictions, process, samplers, sampling_arguments, training_step
 from tf_blurdiff.config import (
     Config,
     ConfigError,
@@ -96,6 +96,7 @@ def test_the_choices_are_those_of_the_library():
     assert choices(config_module.Model, "prediction") == set(predictions.PREDICTIONS)
     assert choices(config_module.Model, "loss_type") == set(training_step.LOSSES)
     assert choices(config_module.Train, "strategy") == set(devices.STRATEGIES)
+    assert choices(config_module.Train, "precision") == set(precision.PRECISIONS)
     assert choices(config_module.Gaussian, "noise_schedule") == set(process.NOISE_SCHEDULES)
     assert choices(config_module.Blurring, "blur_schedule") == set(process.BLUR_SCHEDULES)
     for section in (config_module.Blurring, config_module.HeatDissipation, config_module.Cold):

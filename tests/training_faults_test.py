@@ -304,3 +304,13 @@ def test_a_run_of_more_steps_is_left_alone(trained_run, tmp_path):
     train_here(tmp_path, load_config(trained_run / "config.yaml", ["train.steps=5"]))
     assert (tmp_path / "config.yaml").read_text() == before
     assert (tmp_path / "model.keras").exists()
+
+
+@pytest.mark.parametrize("precision, warned", [("mixed_bfloat16", True), ("float32", False)])
+def test_a_precision_that_is_emulated_is_warned_of(precision, warned, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "processor_lacks", lambda name: name == "mixed_bfloat16")
+    monkeypatch.setattr(training.tf.config, "list_physical_devices", lambda kind=None: [])
+    settings = [*commands.TINY, "train.steps=1", f"train.precision={precision}"]
+    training.train(load_config("digits", settings), tmp_path, verbose=False)
+    told = capsys.readouterr().err
+    assert (f"train.precision: this processor has no instructions for {precision}" in told) is warned

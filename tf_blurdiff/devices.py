@@ -58,10 +58,14 @@ class Devices(NamedTuple):
 
         return lambda values: mean(tf.constant(values, tf.float32)).numpy().tolist()
 
+    @property
+    def kind(self):
+        """What computes, "GPU" or "CPU"."""
+        return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
     def describe(self):
         """One line for people."""
-        kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-        replicas = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''} on {kind}"
+        replicas = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''} on {self.kind}"
         if self.num_workers == 1:
             return replicas
         return f"worker {self.worker} of {self.num_workers}, {replicas}{'' if self.in_step else ' of its own'}"

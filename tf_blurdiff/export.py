@@ -13,6 +13,7 @@ from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.model import load_model
+from tf_blurdiff.precision import PRECISIONS
 from tf_blurdiff.samplers import SAMPLERS
 from tf_blurdiff.serving import export_savedmodel
 from tf_blurdiff.verification import verify
@@ -25,6 +26,9 @@ _SAMPLER = flags.DEFINE_enum("sampler", None, list(SAMPLERS), "The sampler (defa
 _GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "Times of the steps (default: the model's or sampler's own).")
 _ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim, from 0 (deterministic) to 1 (ancestral).")
 _DELTA = flags.DEFINE_float("delta", None, "Noise of heat (default: 1.25 times the process's sigma).")
+_PRECISION = flags.DEFINE_enum(
+    "precision", None, list(PRECISIONS), "Of the network's arithmetic (default: as the model was trained)."
+)
 _QUALITY = flags.DEFINE_list("quality_steps", [], "Numbers of steps, each for a signature steps_N of its own: 10,50.")
 _RESTORATION = flags.DEFINE_boolean(
     "restoration", False, "Signatures that take images: image_to_image, deblur, super_resolution, inpaint."
@@ -41,7 +45,7 @@ def main():
         return
     if not (_MODEL.value and _OUT.value):
         raise UserError("give --model and --out to export, or --verify to check an export (--help says more)")
-    model = load_model(_MODEL.value)
+    model = load_model(_MODEL.value, _PRECISION.value)
     settings = _NUM_STEPS.value, _SAMPLER.value, _ETA.value, _GRID.value, _DELTA.value
     more = {"quality_steps": _quality_steps(), "restoration": _RESTORATION.value, "keep": _KEEP.value}
     path = export_savedmodel(model, _OUT.value, _VERSION.value, *settings, **more)

@@ -9,6 +9,7 @@ from keras import ops
 from tf_blurdiff.dct import dct2, idct2
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.likelihood import bits_per_dimension
+from tf_blurdiff.precision import in_precision
 from tf_blurdiff.predictions import get_prediction
 from tf_blurdiff.pretrained import find_model, shipped_models
 from tf_blurdiff.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
@@ -178,6 +179,25 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
             variable.assign(value)
         return copy
 
+    def in_precision(self, precision):
+        """A copy whose network computes in another precision, such as that of the processor that is to sample.
+
+        Args:
+            precision: "float32", "mixed_bfloat16" or "mixed_float16". The weights are float32 in any.
+
+        Raises:
+            UserError: for another precision, and for a network whose config does not say in which it computes.
+
+        Example:
+            >>> import tf_blurdiff as bd
+            >>> bd.load_pretrained("digits").in_precision("mixed_bfloat16").network.compute_dtype
+            'bfloat16'
+        """
+        network = keras.saving.serialize_keras_object(in_precision(self.network, precision))
+        copy = type(self).from_config({**self.get_config(), "network": network})
+        copy.set_weights(self.get_weights())
+        return copy
+
     def _sampled_with(self):
         prior = [] if self.process.ends_in_noise else self.prior.variables
         return [*self.averages, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
@@ -275,11 +295,15 @@ def _warn_of_much_blur(process, width):
         )
 
 
-def load_model(path_or_name):
+def load_model(path_or_name, precision=None):
     """Loads a `DiffusionModel` from a .keras file, or a shipped one by its name.
 
+    Args:
+        path_or_name: the file, or "digits" or "fashion_mnist".
+        precision: of the network's arithmetic, as of `DiffusionModel.in_precision`; None for that of its training.
+
     Raises:
-        UserError: if there is no such file, or if it holds no DiffusionModel.
+        UserError: if there is no such file, if it holds no DiffusionModel, and for a precision that is not allowed.
     """
     path = find_model(path_or_name)
     try:
@@ -289,7 +313,7 @@ def load_model(path_or_name):
         raise UserError(f"{path} is not a .keras file that can be read: {reason}") from error
     if not isinstance(model, DiffusionModel):
         raise UserError(f"{path} holds a {type(model).__name__}; a DiffusionModel is expected")
-    return model
+    return model if precision is None else model.in_precision(precision)
 
 
 def load_pretrained(name):

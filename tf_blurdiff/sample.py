@@ -30,6 +30,7 @@ from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.image_files import read_image
 from tf_blurdiff.model import load_model
 from tf_blurdiff.pictures import save_grid, save_png
+from tf_blurdiff.precision import PRECISIONS
 from tf_blurdiff.samplers import SAMPLERS
 
 _MODEL = flags.DEFINE_string(
@@ -51,6 +52,9 @@ _CUTOFF = flags.DEFINE_float("cutoff", 0.25, "For --detail_seed: where details b
 _IMAGE = flags.DEFINE_string("image", None, "A picture to start from.")
 _STRENGTH = flags.DEFINE_float("strength", 1.0, "With --image: how much of the process is undone, from 0 to 1.")
 _TRAJECTORY = flags.DEFINE_bool("trajectory", False, "Show z_t of the first seed at --num_images times of its way.")
+_PRECISION = flags.DEFINE_enum(
+    "precision", None, list(PRECISIONS), "Of the network's arithmetic (default: as the model was trained)."
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at once (default: by their size).", lower_bound=1)
 _OUT = flags.DEFINE_string(
     "out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png); or .npz file for all."
@@ -81,7 +85,7 @@ def _generate(out, out_dir):
     devices = open_devices(_STRATEGY.value, _REPLICAS.value, in_step=False)
     print(devices.describe())
     with devices.strategy.scope():
-        model = load_model(_MODEL.value)
+        model = load_model(_MODEL.value, _PRECISION.value)
     seeds = _seeds(_SEED.value, _NUM_IMAGES.value)
     generate(model, seeds, out_dir or out, devices, noise_seed=_NOISE_SEED.value, **_sampling(model, len(seeds)))
     if not devices.is_chief:
@@ -101,7 +105,7 @@ def _draw(way, out, out_dir):
         raise UserError(f"an .npz is for images from seeds; expected a PNG file for --out. Received: {out}")
     if out_dir and (out_dir / SETTINGS_FILE).exists():
         raise UserError(f"--out_dir must be another folder: {out_dir} holds images that were made otherwise")
-    model = load_model(_MODEL.value)
+    model = load_model(_MODEL.value, _PRECISION.value)
     names, images = way(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:
         save_grid(images, out)

@@ -21,6 +21,7 @@ from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.interruption import Interruption
 from tf_blurdiff.optimizers import Adam
+from tf_blurdiff.precision import processor_lacks
 from tf_blurdiff.reporting import Report
 from tf_blurdiff.run_directory import check_config, locked, write_atomically, writing
 
@@ -166,6 +167,7 @@ class Run:
                 self._say(f"{self.run_dir} holds all {step} steps; nothing to train")
                 self._replace_lost_model()
             else:
+                self._warn_of_emulation()
                 if step == 0:
                     self._say("gathering the data's DCT statistics")
                     self.model.adapt(self._image_batches())
@@ -208,6 +210,14 @@ class Run:
                 self._draw_samples(step)
 
     # Where it begins
+
+    def _warn_of_emulation(self):
+        precision = self.settings.precision
+        if self.report and self.devices.kind == "CPU" and processor_lacks(precision):
+            self.report.warn(
+                f"train.precision: this processor has no instructions for {precision}, and emulates them: a step can "
+                "take ten times as long as in float32"
+            )
 
     def _restore(self):
         """The step to go on from."""

@@ -4,14 +4,17 @@ import statistics
 import tempfile
 
 import rounds
-from options import Report
+from options import PRECISIONS, Report
 from rounds import Contender
 from sizes import SAMPLING_STEPS
 
-OURS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-THEIRS = {"float32": "float32", "bfloat16": "bfloat16 autocast"}
-# Precisions, ours and theirs.
-_PAIRINGS = (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float32", "bfloat16"))
+_THEIRS = {"float32": "float32", "bfloat16": "bfloat16 autocast"}
+# Dtypes, ours and theirs.
+_PAIRINGS = [
+    pairing
+    for pairing in (("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float32", "bfloat16"))
+    if set(pairing) <= set(PRECISIONS)
+]
 
 
 def compare_steps(report: Report, sides, what, sizes, count):
@@ -29,20 +32,20 @@ def compare_steps(report: Report, sides, what, sizes, count):
             ours.ask("release"), theirs.ask("release")
     for (our, their), own in ratios.items():
         mean = f"{rounds.geometric_mean(own):.3f}"
-        report.row("geometric mean", "", OURS[our], THEIRS[their], "", "", mean, "", "", "")
+        report.row("geometric mean", "", PRECISIONS[our], _THEIRS[their], "", "", mean, "", "", "")
 
 
 def _compare_size(report, ours, theirs, what, size, count):
-    contenders = [Contender(ours, what, size.name, precision) for precision in OURS.values()]
-    contenders += [Contender(theirs, what, size.name, precision) for precision in THEIRS.values()]
+    contenders = [Contender(ours, what, size.name, precision) for precision in PRECISIONS.values()]
+    contenders += [Contender(theirs, what, size.name, _THEIRS[dtype]) for dtype in PRECISIONS]
     times = rounds.take_turns(contenders, count, least_runs=3, warmup=3)
-    our_times, their_times = dict(zip(OURS, times[:2])), dict(zip(THEIRS, times[2:]))
-    parameters = f"{contenders[0].parameters / contenders[2].parameters:.4f}"
+    our_times, their_times = dict(zip(PRECISIONS, times)), dict(zip(PRECISIONS, times[len(PRECISIONS) :]))
+    parameters = f"{contenders[0].parameters / contenders[-1].parameters:.4f}"
     ratios = {}
     for our, their in _PAIRINGS:
         ratios[our, their] = ratio = rounds.ratio(our_times[our], their_times[their])
         report.row(
-            size.name, size.batch, OURS[our], THEIRS[their], _ms(our_times[our]), _ms(their_times[their]),
+            size.name, size.batch, PRECISIONS[our], _THEIRS[their], _ms(our_times[our]), _ms(their_times[their]),
             *_figures(ratio), parameters,
         )  # fmt: skip
     return ratios
@@ -66,13 +69,13 @@ def compare_sampling(report: Report, sides, sizes, count):
 
 def _compare_sampling(report, ours, exported, theirs, size, folder, count):
     precisions, contenders = [], []
-    for name, precision in OURS.items():
+    for name, precision in PRECISIONS.items():
         load_export(ours, exported, size, precision, folder)
-        precisions += [precision, precision, THEIRS[name]]
+        precisions += [precision, precision, _THEIRS[name]]
         contenders += [Contender(side, "sampling", size.name, precision) for side in (ours, exported)]
-        contenders.append(Contender(theirs, "sampling", size.name, THEIRS[name]))
+        contenders.append(Contender(theirs, "sampling", size.name, _THEIRS[name]))
     times = rounds.take_turns(contenders, count, least_runs=1, warmup=2)
-    labels = 2 * ("model.sample", "exported SavedModel", "DDIMPipeline")
+    labels = len(PRECISIONS) * ("model.sample", "exported SavedModel", "DDIMPipeline")
     for number, (label, own) in enumerate(zip(labels, times)):
         pipeline = times[3 * (number // 3) + 2]
         rate = f"{size.batch / statistics.median(own):.1f}"

@@ -25,7 +25,6 @@ _MATRIX = 4096
 # Images, height and width, channels before and after, of 3x3 convolutions.
 _CONVOLUTIONS = ((16, 32, 192, 64), (16, 16, 256, 128), (64, 32, 64, 64))
 _PEAK_RUNS = 5
-_PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def main():
@@ -38,7 +37,7 @@ def main():
     columns = ("image", "batch", "what", "precision", "GFLOP", "GFLOP, nominal", "ms", "GFLOP/s", "share of the peak")
     report.header(*columns, "share, nominal")
     for size in options.chosen_sizes():
-        for dtype, precision in _PRECISIONS.items():
+        for dtype, precision in options.PRECISIONS.items():
             for what, function in _functions(size, precision).items():
                 _print_row(report, size, what, precision, function, peaks[dtype])
 
@@ -49,12 +48,12 @@ def _print_peaks(report):
         images, side, before, after = convolution
         name = f"convolution of [{images}, {side}, {side}, {before}] with [3, 3, {before}, {after}]"
         actions[name] = lambda dtype, c=convolution: _convolution(dtype, *c)
-    report.header("what", *_PRECISIONS)
+    report.header("what", *options.PRECISIONS)
     rates = []
     for name, make in actions.items():
-        rates.append([_best_rate(*make(dtype)) for dtype in _PRECISIONS])
+        rates.append([_best_rate(*make(dtype)) for dtype in options.PRECISIONS])
         report.row(name, *(f"{rate / 1e9:.0f}" for rate in rates[-1]))
-    return {dtype: max(column) for dtype, column in zip(_PRECISIONS, zip(*rates))}
+    return {dtype: max(column) for dtype, column in zip(options.PRECISIONS, zip(*rates))}
 
 
 def _matrix_product(dtype):

@@ -7,9 +7,16 @@ import platform
 from absl import flags
 from sizes import SIZES
 
+from tf_blurdiff.precision import processor_lacks
+
 ROUNDS = flags.DEFINE_integer("rounds", 4, "Rounds after the warm-up.", lower_bound=1)
 SIZE_NAMES = flags.DEFINE_multi_enum("sizes", None, list(SIZES), "Only this size; may be given again. Default: all.")
 OUT = flags.DEFINE_string("out", None, "A file for what is printed.")
+
+# What is measured in: the dtype, and the network's policy. An emulated bfloat16 takes ten times as long as float32.
+PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
+if processor_lacks("mixed_bfloat16"):
+    del PRECISIONS["bfloat16"]
 
 
 def chosen_sizes(default=tuple(SIZES)):
@@ -47,6 +54,7 @@ def machine(versions):
     """One line: processor, threads, load of the last minute, versions ("name version"), date."""
     now = datetime.datetime.now(datetime.UTC).date()
     hardware = f"{_processor()}, {os.cpu_count()} threads, load {os.getloadavg()[0]:.1f}"
+    hardware += "" if "bfloat16" in PRECISIONS else ", no bfloat16"
     return f"{hardware}; Python {platform.python_version()}; {', '.join(versions)}; {now}"
 
 

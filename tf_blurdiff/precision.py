@@ -1,0 +1,73 @@
+"""The precision of the network's arithmetic: which there are, and which this processor has."""
+
+import platform
+import re
+from pathlib import Path
+
+import keras
+
+from tf_blurdiff.errors import UserError
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+# What Linux calls a processor's instructions for each, on x86 and on ARM; one of them is enough.
+_INSTRUCTIONS = {
+    "mixed_bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "mixed_float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def processor_lacks(precision):
+    """Whether this processor is known to have no instructions for a precision, and emulates it.
+
+    Where the system does not say what the processor has, the answer is no.
+
+    Example:
+        >>> processor_lacks("float32")
+        False
+    """
+    if precision not in _INSTRUCTIONS or platform.system() != "Linux":
+        return False
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE)
+    return flags is not None and not _INSTRUCTIONS[precision] & set(flags.group(1).split())
+
+
+def in_precision(network, precision):
+    """A copy of a Keras network that computes in another precision; its weights are float32 in any.
+
+    Every layer whose policy is the network's own gets the new one; a layer that was given another keeps it.
+
+    Args:
+        network: a built Keras model.
+        precision: one of PRECISIONS.
+
+    Raises:
+        UserError: for another precision, and for a network whose config does not say in which it computes.
+
+    Example:
+        >>> network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+        >>> in_precision(network, "mixed_bfloat16").layers[0].compute_dtype
+        'bfloat16'
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}")
+    serialized = keras.saving.serialize_keras_object(network)
+    policies = [each["config"] for each in _policies(serialized) if each["config"]["name"] == network.dtype_policy.name]
+    if not policies:
+        raise UserError(f"{network.name}'s config does not say in which precision it computes; it cannot be changed")
+    for policy in policies:
+        policy["name"] = precision
+    copy = keras.saving.deserialize_keras_object(serialized)
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def _policies(node):
+    """Every policy in a serialized object, wherever it stands."""
+    if isinstance(node, dict):
+        if node.get("class_name") == "DTypePolicy":
+            yield node
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for part in node:
+            yield from _policies(part)
