@@ -5,8 +5,8 @@
     python benchmarks/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
 
 Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
-`evaluate` draws and scores the samples of every run, `calls` those of other samplers and numbers of calls for the first
-run of the two families that end in noise, `tables` prints what is there. Each is made of calls of the package's own
+`evaluate` draws and scores the samples of every run, `calls` those of other samplers and numbers of calls for one
+run or two of the families that end in noise, `tables` prints what is there. Each is made of calls of the package's own
 command lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve
 minutes of one core with AVX512_BF16; for all of it plan several hours of two.
 """
@@ -28,6 +28,7 @@ from tf_blurdiff.errors import UserError
 from tf_blurdiff.image_files import read_image
 
 BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
+TWICE = ("train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
 RUNS = {
     "gaussian": (GAUSSIAN, ()),
     "blurring": (BLUR, ()),
@@ -40,6 +41,8 @@ RUNS = {
     "blurring_small": (BLUR, ("process.sigma_blur_max=2.5",)),
     "blurring_strong": (BLUR, ("process.sigma_blur_max=20",)),
     "blurring_sin": (BLUR, ("process.blur_schedule=sin",)),
+    "gaussian_long": (GAUSSIAN, TWICE),
+    "blurring_long": (BLUR, TWICE),
 }
 # The rows of the tables, each of one run or of several that differ in the seed.
 FAMILIES = {
@@ -55,10 +58,17 @@ STRENGTHS = {
     "20": ("blurring_strong",),
     "10, sin and not sin squared": ("blurring_sin",),
 }
-# Samplers, calls of the network and number of images of each evaluation of `calls`.
+LENGTHS = {
+    "gaussian, 3,000 steps": FAMILIES["gaussian"],
+    "blurring, 3,000 steps": FAMILIES["blurring"],
+    "gaussian, 6,000 steps": ("gaussian_long",),
+    "blurring, 6,000 steps": ("blurring_long",),
+}
+# Whose samplers are compared, then samplers, calls of the network and number of images of each evaluation of `calls`.
+SAMPLED = ("blurring", "gaussian", "blurring_long")
 MANY_CALLS = {
-    "solvers": (("ddim", "multistep2", "multistep3"), (5, 10, 20, 50), 1000),
-    "ancestral": (("ancestral",), (10, 20, 50, 1000), 1000),
+    "solvers": (("ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
+    "ancestral": (("ancestral",), (50, 250, 1000), 1000),
 }
 PARTS = ("train", "evaluate", "calls", "tables")
 _SHOWN, _ZOOM = 36, 3
@@ -90,12 +100,11 @@ def _train():
 
 def _evaluate():
     for name in _chosen(RUNS):
-        features = ("--features", "efficientnet_lite0")
-        _run("evaluate", *_evaluation(name, "report"), *features, "--num_images", _NUM_IMAGES.value)
+        _run("evaluate", *_evaluation(name, "report"), "--num_images", _NUM_IMAGES.value)
 
 
 def _calls():
-    for name in _chosen(("blurring", "gaussian")):
+    for name in _chosen(SAMPLED):
         for kind, (samplers, calls, num_images) in MANY_CALLS.items():
             ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", number) for number in calls]
             flat = [each for way in ways for each in way]
@@ -104,7 +113,7 @@ def _calls():
 
 
 def _evaluation(name, kind):
-    features = ("--features", f"classifier:{_classifier()}")
+    features = ("--features", f"classifier:{_classifier()}", "--features", "efficientnet_lite0")
     sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / kind)
     return "--model", _folder(name) / "model.keras", "--config", BLUR, *_data(), *features, *sizes
 
@@ -142,8 +151,10 @@ def _tables():
     print_rows(runs_table(FAMILIES, reports))
     print("\nThe strength of the blur, in pixels:\n")
     print_rows(runs_table(STRENGTHS, reports))
+    print("\nThe length of the training:\n")
+    print_rows(runs_table(LENGTHS, reports))
     print("\nSamplers and calls of the network:\n")
-    of_calls = [(name, _report(name, kind)) for name in _chosen(("blurring", "gaussian")) for kind in MANY_CALLS]
+    of_calls = [(name, _report(name, kind)) for name in _chosen(SAMPLED) for kind in MANY_CALLS]
     print_rows(calls_table([(name, report) for name, report in of_calls if report]))
     _draw(reports)
 

@@ -29,13 +29,20 @@ def runs_table(rows, reports):
 
 
 def calls_table(reports):
-    """One row for each way of sampling, of `(name of a run, its report.json)`; of one feature network."""
-    table = [["run", "samples", "sampler", "calls", "Frechet", "kernel"]]
+    """One row for each way of sampling, of `(name of a run, its report.json)`.
+
+    A kernel distance's ± is its standard error.
+    """
+    names = [network["name"].partition(":")[0] for network in reports[0][1]["real"]["features"]]
+    titles = ["run", "samples", "sampler", "calls"]
+    table = [[*titles, *(f"{what}, {name}" for name in names for what in ("Frechet", "kernel"))]]
     for name, report in reports:
         for model in report["models"]:
-            (scores,) = model["scores"].values()
-            way = [str(model[key]) for key in ("num_images", "sampler", "num_steps")]
-            table.append([name, *way, number(scores["frechet"]), number(scores["kernel"]["value"])])
+            row = [name, *(str(model[key]) for key in ("num_images", "sampler", "num_steps"))]
+            for scores in model["scores"].values():
+                kernel = scores["kernel"]
+                row += [number(scores["frechet"]), f"{number(kernel['value'])} ± {kernel['standard_error']:.2g}"]
+            table.append(row)
     return table
 
 

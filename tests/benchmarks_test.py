@@ -288,7 +288,8 @@ def test_a_picture_that_cannot_be_written_is_refused_at_the_start(given, message
 
 
 def a_report(distance, bits):
-    scores = {"frechet": distance, "kernel": {"value": 0.0123}, "precision": 0.8, "recall": 0.5}
+    kernel = {"value": 0.0123, "standard_error": 0.0042}
+    scores = {"frechet": distance, "kernel": kernel, "precision": 0.8, "recall": 0.5}
     model = {"scores": {"pixels": scores}, "bits": bits, "sampler": "ddim", "num_steps": 20, "num_images": 300}
     floor = {**scores, "frechet": 0.25}
     return {"models": [model], "real": {"features": [{"name": "pixels", "floor": floor}]}}
@@ -307,5 +308,6 @@ def test_runs_of_other_seeds_become_one_row_with_their_spread():
 
 
 def test_ways_of_sampling_become_rows():
-    _, row = miniature_tables.calls_table([("a", a_report(1.5, {}))])
-    assert row == ["a", "300", "ddim", "20", "1.5", "0.0123"]
+    titles, row = miniature_tables.calls_table([("a", a_report(1.5, {}))])
+    assert titles == ["run", "samples", "sampler", "calls", "Frechet, pixels", "kernel, pixels"]
+    assert row == ["a", "300", "ddim", "20", "1.5", "0.0123 ± 0.0042"]

@@ -184,14 +184,19 @@ def test_sample_writes_a_grid_and_single_files(trained_run, trained_model, tmp_p
 
 
 def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
-    arguments = ["--num_images", 5, "--num_steps", 3]
+    arguments = ["--num_images", 5, "--num_steps", 3, "--precision", "mixed_bfloat16"]
     result = commands.run("sample", "--model", trained_run / "model.keras", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
     grid = np.asarray(Image.open(tmp_path / "samples.png"), np.float32)
     assert grid.shape == (2 + 2 * 50, 2 + 3 * 50)
-    expected = trained_model.sample([4], num_steps=3)[0, :, :, 0]
-    np.testing.assert_allclose(grid[52:100:6, 52:100:6], (expected + 1) * 127.5, atol=1)
+    last = grid[52:100:6, 52:100:6]
+    in_float32, in_bfloat16 = (
+        (model.sample([4], num_steps=3)[0, :, :, 0] + 1) * 127.5
+        for model in (trained_model, trained_model.in_precision("mixed_bfloat16"))
+    )
+    np.testing.assert_allclose(last, in_bfloat16, atol=1)
+    assert np.abs(last - in_bfloat16).sum() < np.abs(last - in_float32).sum()
 
 
 def test_export_and_verify(trained_run, tmp_path):
