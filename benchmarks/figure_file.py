@@ -1,10 +1,10 @@
 """The picture that a benchmark writes at its end, checked at its beginning."""
 
-import os
 import pathlib
 
 from tf_blurdiff import plotting
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.places import writable_file
 
 
 def figure_file(flag, given):
@@ -21,10 +21,4 @@ def figure_file(flag, given):
     if path.suffix.lower() not in plotting.FIGURE_SUFFIXES:
         raise UserError(f"--{flag} must end in {', '.join(plotting.FIGURE_SUFFIXES)}. Received: {given}")
     plotting.check_matplotlib()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--{flag} {given} cannot be written: {error.strerror}") from error
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--{flag} {given} cannot be written: {'it is a folder' if path.is_dir() else 'no permission'}")
-    return path
+    return writable_file(path, f"--{flag} {given}")

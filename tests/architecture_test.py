@@ -12,7 +12,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tf_blurdiff"
 LEVELS = [
     {"_startup", "errors", "interruption", "dct", "stateless_random", "group_norm", "optimizers", "cpp_runtime"},
-    {"schedules", "layers", "precision", "observations", "devices", "checkpoints", "workers"},
+    {"schedules", "layers", "precision", "places", "observations", "devices", "checkpoints", "workers"},
     {"process", "unet"},
     {"predictions", "priors", "grids", "samplers", "image_files", "config_messages", "pretrained"},
     {"sampling_arguments", "likelihood", "image_folder", "tfds_images"},

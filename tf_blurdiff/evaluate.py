@@ -12,7 +12,6 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import shlex
@@ -28,6 +27,7 @@ from tf_blurdiff.evaluation import BITS, METRICS, Samples, draw_samples, open_ca
 from tf_blurdiff.evaluation_report import notes, score_table, write_report
 from tf_blurdiff.features import default_features, open_features
 from tf_blurdiff.grids import GRIDS
+from tf_blurdiff.places import writable_folder
 from tf_blurdiff.reference import Reference
 from tf_blurdiff.samplers import SAMPLERS
 
@@ -109,15 +109,9 @@ def _check_flags():
 
 def _place():
     """The report's folder; made before hours of sampling, not after."""
-    out_dir = pathlib.Path(_OUT_DIR.value)
-    for folder in (out_dir, pathlib.Path(_CACHE_DIR.value).expanduser()):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{folder} cannot be written: {error.strerror}") from None
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"{folder} cannot be written: no permission")
-    return out_dir
+    cache_dir = _CACHE_DIR.value
+    writable_folder(pathlib.Path(cache_dir).expanduser(), f"--cache_dir {cache_dir}")
+    return writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}")
 
 
 def _features(image_shape):

@@ -15,7 +15,6 @@ only what is missing. Other ways to use seeds, one at a time; but for the first,
     --trajectory               what one seed's image looked like on its way
 """
 
-import os
 import pathlib
 
 import numpy as np
@@ -30,6 +29,7 @@ from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.image_files import read_image
 from tf_blurdiff.model import load_model
 from tf_blurdiff.pictures import save_grid, save_png
+from tf_blurdiff.places import writable_file, writable_folder
 from tf_blurdiff.precision import PRECISIONS
 from tf_blurdiff.samplers import SAMPLERS
 
@@ -202,15 +202,10 @@ def _places():
     """The file (grid or .npz) and the images' folder, either may be None; made before hours of sampling, not after."""
     out_dir = pathlib.Path(_OUT_DIR.value) if _OUT_DIR.value else None
     out = pathlib.Path(_OUT.value or "samples.png") if _OUT.value or not out_dir else None
-    for folder in filter(None, (out_dir, out and out.parent)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the pictures cannot be written: {error}") from error
-        if not os.access(folder, os.W_OK):
-            raise UserError(f"the pictures cannot be written: no permission in {folder}")
-    if out and out.is_dir():
-        raise UserError(f"--out must be a PNG or .npz file. Received: the folder {out}")
+    if out_dir:
+        writable_folder(out_dir, f"--out_dir {out_dir}")
+    if out:
+        writable_file(out, f"--out {out}")
     return out, out_dir
 
 

@@ -5,7 +5,6 @@
 A tenth of the images is held out; how many of them it is right for is printed and kept in the file.
 """
 
-import os
 import pathlib
 
 from absl import flags
@@ -13,6 +12,7 @@ from absl import flags
 from tf_blurdiff import command_line
 from tf_blurdiff.config import build_images, load_config
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.places import writable_file
 
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of one that is shipped.", required=True)
 _SET = flags.DEFINE_multi_string("set", [], "Overrides one value of the config, as in data.split=test; repeatable.")
@@ -42,13 +42,7 @@ def _place():
     out = pathlib.Path(_OUT.value)
     if out.suffix != ".keras":
         raise UserError(f"--out must be a .keras file. Received: {out}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from error
-    if out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise UserError(f"{out} cannot be written: {'it is a folder' if out.is_dir() else 'no permission'}")
-    return out
+    return writable_file(out, f"--out {out}")
 
 
 if __name__ == "__main__":

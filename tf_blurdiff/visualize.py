@@ -18,7 +18,6 @@
 animation (forward, trajectory, interpolate); .csv or .json the table (solvers). docs/visualize.md shows all of them.
 """
 
-import os
 import pathlib
 
 import numpy as np
@@ -31,6 +30,7 @@ from tf_blurdiff.errors import UserError
 from tf_blurdiff.grids import GRIDS
 from tf_blurdiff.image_files import read_image
 from tf_blurdiff.model import load_model
+from tf_blurdiff.places import writable_file
 from tf_blurdiff.samplers import SAMPLERS
 
 # Times of an animation of the forward process, and the most rows of a sheet.
@@ -262,14 +262,7 @@ def _outs():
     for out in outs:
         if out.suffix.lower() not in _TAKES[what][1]:
             raise UserError(f"--out of --what {what} must end in {', '.join(_TAKES[what][1])}. Received: {out}")
-        if out.is_dir():
-            raise UserError(f"--out must be a file. Received: the folder {out}")
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"the pictures cannot be written: {error}") from error
-        if not os.access(out.parent, os.W_OK):
-            raise UserError(f"the pictures cannot be written: no permission in {out.parent}")
+        writable_file(out, f"--out {out}")
     return outs
 
 

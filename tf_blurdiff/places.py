@@ -1,0 +1,39 @@
+"""Where a program is to write: made and checked before its long work, not after."""
+
+import os
+import pathlib
+
+from tf_blurdiff.errors import UserError
+
+
+def writable_folder(path, said=None):
+    """Makes a folder and checks that files can be written to it.
+
+    Args:
+        path: the folder; missing ones above it are made too.
+        said: what a message calls it, such as "--out pictures/a.png"; None for the path.
+
+    Returns:
+        The folder, a pathlib.Path.
+
+    Raises:
+        UserError: where nothing can be written.
+    """
+    path = pathlib.Path(path)
+    said = said or path
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{said} cannot be written: {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{said} cannot be written: no permission in {path}")
+    return path
+
+
+def writable_file(path, said=None):
+    """Makes the folder of a file, and checks that the file can be written; as `writable_folder`."""
+    path = pathlib.Path(path)
+    writable_folder(path.parent, said or path)
+    if path.is_dir():
+        raise UserError(f"{said or path} cannot be written: it is a folder")
+    return path
