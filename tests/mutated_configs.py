@@ -72,7 +72,9 @@ OF_KEY = {
     "train.checkpoint_every": [1, 5, 0],
     "train.sample_every": [1, 5, 0],
     "train.log_every": [1, 5, 0],
-    "sample.sampler": ["ancestral", "ddim", "multistep2", "multistep3", "heat", "cold", "cold_naive", "euler"],
+    "sample.sampler": [
+        "ancestral", "ancestral2", "ddim", "multistep2", "multistep3", "heat", "cold", "cold_naive", "euler",
+    ],
     "sample.num_steps": [1, 2, 5, 0],
     "sample.grid": ["uniform", "quadratic", "logsnr", "cosine"],
     "sample.num_images": [1, 2, 5, 0],

@@ -56,7 +56,7 @@ def traced(sampler, process, eta=0.0, draw_noise=None):
     @tf.function(autograph=False, reduce_retracing=True)
     def run(z_freq, times):
         state = (z_freq, *[tf.zeros_like(z_freq)] * (one.order - 1))
-        return steps(draw_noise, state, times, 0, ops.shape(times)[0] - 1)[0]
+        return steps(draw_noise, state, times, 0, ops.shape(times)[0] - 1, one.remembers)[0]
 
     return run
 
@@ -96,7 +96,28 @@ def test_deterministic_samplers_follow_the_exact_flow(rng, sampler):
     np.testing.assert_allclose(final, (z_1 - mean) / std, atol=0.06 if sampler == "ddim" else 2e-3)
 
 
-@pytest.mark.parametrize("sampler, eta", [("ancestral", 0.0), ("ddim", 1.0)])
+def drawn_variance_error(sampler, num_steps, process):
+    """As `variance_error`: the final state is linear in the start and in what each step draws, all independent."""
+    (_, std), (_, final_std) = moments(process, 1.0), moments(process, 0.0)
+    start = np.zeros((num_steps + 2, *SIZE, 1))
+    start[num_steps + 1] = std[0]
+    draw_noise = lambda i: tf.one_hot(i, num_steps + 2)[:, None, None, None] * tf.ones((1, *SIZE, 1))
+    final = sample(sampler, num_steps, start, "quadratic", process, draw_noise=draw_noise).astype(np.float64)
+    # The last step draws nothing: its row is the mean's own way.
+    variance = np.square(final - final[num_steps - 1]).sum(axis=0)
+    return np.abs(variance / np.square(final_std[0]) - 1.0).mean()
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("sampler, order", [("ancestral", 0.8), ("ancestral2", 1.8)])
+def test_samplers_that_draw_converge_with_their_order(process, sampler, order):
+    steps = [20, 40, 80, 160]
+    errors = [drawn_variance_error(sampler, num_steps, PROCESSES[process]) for num_steps in steps]
+    slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert slope > order, (slope, errors)
+
+
+@pytest.mark.parametrize("sampler, eta", [("ancestral", 0.0), ("ancestral2", 0.0), ("ddim", 1.0)])
 def test_ancestral_sampling_has_the_exact_moments(sampler, eta):
     count, num_steps = 4000, 400
     z_1 = tf.random.stateless_normal((count, *SIZE, 1), [1, 2]).numpy()
@@ -166,6 +187,15 @@ def test_without_calls_before_it_a_multistep_step_is_ddims(rng):
     np.testing.assert_array_equal(multistep_step(step, None, 3), get_sampler("ddim").step(step, settings("ddim")))
 
 
+def test_without_a_call_before_it_ancestral2_is_ancestral(rng):
+    z_freq, x0_freq, other, noise_freq = rng.normal(size=(4, 2, *SIZE, 1)).astype("float32")
+    at_t, at_s = marginals(PROCESS, 1.0, 0.9)
+    estimate = Estimate(x0_freq, None, None)
+    nothing = ((other, at_t, tf.constant(False)),)
+    step = Step(z_freq, estimate, noise_freq, at_t, at_s, None, nothing)
+    np.testing.assert_array_equal(get_sampler("ancestral2").step(step, None), get_sampler("ancestral").step(step, None))
+
+
 def exact_images(sampler, process, x0_freq, num_steps=7):
     """Samples with a network that knows x0, from x0 blurred."""
     (at_1,) = marginals(process, 1.0)
@@ -206,12 +236,12 @@ def test_the_last_step_is_free_of_noise(rng):
     assert np.abs(sample("ancestral", 2, z_1, draw_noise=draw_noise)).max() < 100
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "multistep3"])
+@pytest.mark.parametrize("sampler", ["ddim", "multistep3", "ancestral2"])
 def test_steps_run_in_two_parts_are_the_whole(rng, sampler):
     z_1 = rng.normal(size=(2, *SIZE, 1)).astype("float32")
     start = (z_1, *[np.zeros_like(z_1)] * (get_sampler(sampler).order - 1))
     step, times = (lambda step: get_sampler(sampler).step(step, settings(sampler))), GRIDS["uniform"](7)[:, None]
-    run = functools.partial(run_steps, step, analytic_denoiser, PROCESS, None)
+    run = functools.partial(run_steps, step, analytic_denoiser, PROCESS, None, remembers=get_sampler(sampler).remembers)
     whole, half = run(start, times, 0, 7), run(start, times, 0, 3)
     np.testing.assert_allclose(run(half, times, 3, 7)[0], whole[0], rtol=1e-5, atol=1e-6)
 
@@ -232,13 +262,17 @@ def test_samplers_draw_noise_only_where_it_matters():
     drawing = lambda name, **kwargs: get_sampler(name).draws_noise(settings(name, **kwargs))
     assert [drawing("ddim", eta=eta) for eta in (0.0, 0.1, 1.0)] == [False, True, True]
     assert [drawing("heat", delta=delta) for delta in (0.0, 0.1)] == [False, True]
-    assert drawing("ancestral") and not any(map(drawing, ("multistep2", "multistep3", "cold", "cold_naive")))
+    assert (
+        drawing("ancestral")
+        and drawing("ancestral2")
+        and not any(map(drawing, ("multistep2", "multistep3", "cold", "cold_naive")))
+    )
 
 
 @pytest.mark.parametrize(
     "process, prediction, fitting",
     [
-        (bd.process.gaussian(), "x0", {"ancestral", "ddim", "multistep2", "multistep3"}),
+        (bd.process.gaussian(), "x0", {"ancestral", "ancestral2", "ddim", "multistep2", "multistep3"}),
         (bd.process.blurring(min_gain=0.0), "x0", {"ancestral", "ddim"}),
         (bd.process.heat_dissipation(), "x0", {"ancestral", "ddim", "heat", "cold", "cold_naive"}),
         (bd.process.heat_dissipation(), "less_blurred", {"heat"}),

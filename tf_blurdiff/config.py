@@ -155,9 +155,9 @@ class Train(_Section):
 class Sample(_Section):
     """How images are sampled, in training and by default afterwards."""
 
-    sampler: Literal["ancestral", "ddim", "multistep2", "multistep3", "heat", "cold", "cold_naive"] | None = Field(
-        None, description="the reverse process's step; null: the one that goes with the process"
-    )
+    sampler: (
+        Literal["ancestral", "ancestral2", "ddim", "multistep2", "multistep3", "heat", "cold", "cold_naive"] | None
+    ) = Field(None, description="the reverse process's step; null: the one that goes with the process")
     num_steps: PositiveInt | None = Field(
         None,
         description="steps of the reverse process; null: 20 if it ends in noise, else 50 or its levels",

@@ -135,7 +135,9 @@ def _samplers(process, prediction):
     if not _ends_in_noise(process):
         has_noise = getattr(process, "sigma", 0.0) > 0
         return [*(["ancestral", "ddim"] if has_noise else []), "heat", "cold", "cold_naive"]
-    return ["ancestral", "ddim", *(["multistep2", "multistep3"] if _keeps_every_frequency(process) else [])]
+    if _keeps_every_frequency(process):
+        return ["ancestral", "ancestral2", "ddim", "multistep2", "multistep3"]
+    return ["ancestral", "ddim"]
 
 
 def _ends_in_noise(process):

@@ -39,7 +39,7 @@ class Step(NamedTuple):
     at_t: object  # process.Marginal
     at_s: object
     marginal_of: Callable = None  # log(a / sigma) -> the Marginal with that
-    earlier: tuple = ()  # of multistep samplers: (eps_freq, at, is_there) of the steps before, newest first
+    earlier: tuple = ()  # of samplers of a higher order: (answer_freq, at, is_there) of the steps before, newest first
 
 
 def ancestral_step(step, settings):
@@ -48,6 +48,23 @@ def ancestral_step(step, settings):
     Reference: Ho et al., 2020, algorithm 2; Hoogeboom and Salimans, 2023, equation 20.
     """
     mean_freq, variance = posterior_freq(step.z_freq, step.estimate.x0_freq, step.at_t, step.at_s)
+    return mean_freq + ops.sqrt(variance) * step.noise_freq
+
+
+def ancestral2_step(step, settings):
+    """The ancestral step of second order: `z_s` from `q(z_s | z_t, x0_middle)`.
+
+    `x0_middle` is x0_hat continued to the middle of the step along the line through the last two answers, as a function
+    of `w = log(a / sigma)`. The first step has no answer before it and is the ancestral one.
+
+    Reference: Lu et al., DPM-Solver++, 2023, the multistep solver of the stochastic equation, here for each frequency.
+    """
+    ((x0_before_freq, at_before, is_there),) = step.earlier
+    length, length_before = step.at_s.half_logsnr - step.at_t.half_logsnr, step.at_t.half_logsnr - at_before.half_logsnr
+    x0_freq = step.estimate.x0_freq
+    slope = (x0_freq - x0_before_freq) / ops.where(is_there, length_before, 1.0)
+    middle_freq = x0_freq + ops.where(is_there, 0.5 * length * slope, 0.0)
+    mean_freq, variance = posterior_freq(step.z_freq, middle_freq, step.at_t, step.at_s)
     return mean_freq + ops.sqrt(variance) * step.noise_freq
 
 
@@ -140,6 +157,7 @@ class Sampler(NamedTuple):
     draws_noise: Callable = lambda settings: False
     order: int = 1
     grid: str = "uniform"  # unless told otherwise
+    remembers: str = "eps_freq"  # which of an Estimate the steps after it are given
 
 
 def _has_eps(process, prediction):
@@ -163,6 +181,9 @@ _FALL = "a process that ends in noise and keeps every frequency (min_gain > 0, o
 _BLUR = "a process that blurs without ending in noise (heat_dissipation, cold)"
 SAMPLERS = {
     "ancestral": Sampler(ancestral_step, _has_eps, _NOISE, draws_noise=lambda settings: True),
+    "ancestral2": Sampler(
+        ancestral2_step, _falls_into_noise, _FALL, lambda settings: True, order=2, grid="quadratic", remembers="x0_freq"
+    ),
     "ddim": Sampler(ddim_step, _has_eps, _NOISE, draws_noise=lambda settings: settings.eta > 0),
     "multistep2": Sampler(
         functools.partial(multistep_step, order=2), _falls_into_noise, _FALL, order=2, grid="quadratic"
@@ -189,7 +210,7 @@ def get_sampler(name, process=None, prediction=None):
     return SAMPLERS[name]
 
 
-def run_steps(step, denoise, process, draw_noise, state, times, first, last):
+def run_steps(step, denoise, process, draw_noise, state, times, first, last, remembers="eps_freq"):
     """Runs the steps number `first` to `last - 1` of the grid `times`.
 
     Args:
@@ -198,10 +219,11 @@ def run_steps(step, denoise, process, draw_noise, state, times, first, last):
         process: a `Process`.
         draw_noise: `step number -> [B, H, W, C]`, or None for a deterministic step. The grid's last step goes without
             noise: the result is the mean.
-        state: `(z_freq, *earlier eps_freq, newest first)` at `times[first]`, each `[B, H, W, C]` in the DCT basis.
-            The eps of steps that are not there yet may have any value.
+        state: `(z_freq, *earlier answers, newest first)` at `times[first]`, each `[B, H, W, C]` in the DCT basis.
+            The answers of steps that are not there yet may have any value.
         times: decreasing along the first axis, `[num_steps + 1, 1]`, or `[num_steps + 1, B]` for times of each image.
         first, last: integers, which steps to run.
+        remembers: the answer: "eps_freq" or "x0_freq" of the Estimate.
 
     Returns:
         The state at `times[last]`.
@@ -220,13 +242,13 @@ def run_steps(step, denoise, process, draw_noise, state, times, first, last):
             return 0.0
         return ops.cast(i < final_step, "float32") * draw_noise(i)
 
-    def body(i, z_freq, *eps_before):
+    def body(i, z_freq, *before):
         at_t, at_s = marginal(i), marginal(i + 1)
         t = ops.broadcast_to(ops.take(times, i, axis=0), ops.shape(z_freq)[:1])
         estimate = denoise(z_freq, t, at_t, at_s)
-        earlier = tuple((eps, marginal(i - k), i >= k) for k, eps in enumerate(eps_before, start=1))
+        earlier = tuple((answer, marginal(i - k), i >= k) for k, answer in enumerate(before, start=1))
         z_s_freq = step(Step(z_freq, estimate, noise(i), at_t, at_s, marginal_of, earlier))
-        return i + 1, z_s_freq, *(estimate.eps_freq, *eps_before)[: len(eps_before)]
+        return i + 1, z_s_freq, *(getattr(estimate, remembers), *before)[: len(before)]
 
     start = ops.convert_to_tensor(first, "int32")
     return ops.while_loop(lambda i, *state: i < last, body, (start, *state))[1:]

@@ -67,8 +67,8 @@ class SamplingMethods:
             seeds: integers `[B]`, any that fit int64.
             num_steps: calls of the network; None takes the model's own. With the prediction "less_blurred" it is the
                 number of the process's levels.
-            sampler: "ancestral", "ddim", "multistep2", "multistep3", "heat", "cold" or "cold_naive", as far as process
-                and prediction allow; None takes the model's own.
+            sampler: "ancestral", "ancestral2", "ddim", "multistep2", "multistep3", "heat", "cold" or "cold_naive", as
+                far as process and prediction allow; None takes the model's own.
             eta: in [0, 1]: the noise of "ddim"; 0 is deterministic.
             labels: integers `[B]` in [0, num_classes), for a model with labels; one with label dropout may go without.
             guidance_scale: of classifier-free guidance, 0 or more, a number or `[B]`: 1 is the conditional model, above
@@ -271,6 +271,7 @@ class SamplingMethods:
             times,
             first,
             last,
+            sampler.remembers,
         )
 
     def _pull(self, observation, at_t):

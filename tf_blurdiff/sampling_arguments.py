@@ -52,8 +52,8 @@ def default_sampler(process, prediction):
     """The sampler of a model that names none."""
     if get_prediction(prediction).by_level:
         return "heat"
-    if get_sampler("multistep3").allowed(process, prediction):
-        return "multistep3"
+    if get_sampler("ancestral2").allowed(process, prediction):
+        return "ancestral2"
     return "ddim" if process.has_noise else "cold"
 
 
