@@ -187,7 +187,7 @@ def test_exports_says_what_each_export_is_and_draws_it(model_files, tmp_path):
     header, _, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
     rows = {cells[0]: dict(zip(header, cells, strict=True)) for cells in rows}
     assert [rows[str(path)]["process"] for path in model_files.values()] == list(model_files)
-    for (process, path), sampler in zip(model_files.items(), ("multistep3, 3", "cold, 3")):
+    for (process, path), sampler in zip(model_files.items(), ("ancestral2, 3", "cold, 3")):
         row, export_dir = rows[str(path)], tmp_path / "served" / process / "1"
         size = sum(file.stat().st_size for file in export_dir.rglob("*") if file.is_file())
         assert (row["signatures"], row["sampler, steps"]) == ("serving_default, png", sampler)

@@ -271,7 +271,7 @@ WRONG = [
         "sample.grid: got 'logsnr', expected one of uniform, quadratic or null, since process.preset is cold",
     ),
     ({"sample.grid": "cosine"}, "sample.grid: got 'cosine', expected one of uniform, quadratic, logsnr or null"),
-    ({"sample.sampler": "euler"}, "sample.sampler: got 'euler', expected one of ancestral, ddim"),
+    ({"sample.sampler": "euler"}, "sample.sampler: got 'euler', expected one of ancestral, ancestral2, ddim"),
     ({"sample.num_steps": 0}, "sample.num_steps: got 0, expected an integer >= 1"),
     ({"sample.num_images": 0}, "sample.num_images: got 0, expected an integer >= 1"),
 ]
@@ -442,7 +442,7 @@ def test_another_preset_starts_from_its_defaults(overrides):
 
 def test_the_same_preset_keeps_what_the_file_says():
     config = load_config("cifar10", ["process.sigma_blur_max=7", "process.preset=blurring"])
-    assert config.process.sigma_blur_max == 7.0 and config.sample.sampler == "multistep3"
+    assert config.process.sigma_blur_max == 7.0 and config.sample.sampler == "ancestral2"
 
 
 @pytest.mark.parametrize("preset", ["gaussian", "blurring", "heat_dissipation", "cold"])
@@ -603,7 +603,7 @@ def test_build_model():
 @pytest.mark.parametrize(
     "preset, prediction, loss_type, sampler, num_steps",
     [
-        ("gaussian", "eps", "squared_error", "multistep3", 20),
+        ("gaussian", "eps", "squared_error", "ancestral2", 20),
         ("heat_dissipation", "less_blurred", "squared_error", "heat", 200),
         ("cold", "x0", "absolute_error", "cold", 50),
     ],

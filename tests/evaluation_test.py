@@ -262,7 +262,7 @@ def test_labels_are_as_often_as_among_the_real_images(real, tmp_path):
     draw_samples(candidates, real[1], SAMPLES, tmp_path, ONE)
     labels = []
     for seed in range(5, 45):
-        with Image.open(tmp_path / "samples" / "labels-multistep3-2" / f"seed_{seed}.png") as image:
+        with Image.open(tmp_path / "samples" / "labels-ancestral2-2" / f"seed_{seed}.png") as image:
             labels.append(int(image.info["label"]))
     assert labels == real[1].labels(40).tolist()
 
@@ -366,7 +366,7 @@ def test_the_command_lines_train_a_classifier_and_evaluate(model_file, tmp_path)
     arguments += ["--bits_images", 4, "--bits_steps", 10, "--bits_times", 5, "--num_steps", 2, "--num_steps", 3]
     result = commands.run("evaluate", *arguments, "--out_dir", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "| classifier | small-multistep3-2 |" in result.stdout and "report: out/report.html" in result.stdout
+    assert "| classifier | small-ancestral2-2 |" in result.stdout and "report: out/report.html" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     about, real_images = report["about"], report["real"]
     assert (

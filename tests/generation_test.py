@@ -199,7 +199,7 @@ OTHERWISE = [
     ({"num_steps": 5}, r"num_steps \(4 there, 5 here\)"),
     (
         {"sampler": "ddim", "eta": 0.5},
-        r"sampler \('multistep3' there, 'ddim' here\).*eta \(0.0",
+        r"sampler \('ancestral2' there, 'ddim' here\).*eta \(0.0",
     ),
     ({"noise_seed": 0}, r"noise_seed \(None there, 0 here\)"),
     ({"guidance_scale": 3.0}, r"guidance_scale \(2.0 there, 3.0 here\)"),

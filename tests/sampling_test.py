@@ -181,7 +181,7 @@ MISTAKES = [
     ({"sampler": "ddim", "eta": "1"}, r"eta must be in \[0, 1\]. Received: '1'"),
     ({"sampler": "ancestral", "eta": 0.5}, "eta is for the sampler ddim; with ancestral it must be 0"),
     ({"delta": -1.0}, "delta must be a number of 0 or more"),
-    ({"delta": 0.1}, "delta is for the sampler heat; with multistep3 it must be 0"),
+    ({"delta": 0.1}, "delta is for the sampler heat; with ancestral2 it must be 0"),
     ({"batch_size": -1}, "batch_size must be an integer of 1 or more"),
     ({"labels": [1]}, "has no labels"),
     ({"guidance_scale": 2.0}, "needs a model that was trained with labels and label_dropout > 0"),
