@@ -31,7 +31,6 @@ NOT_RUN = {
     "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
     "python -m tf_blurdiff.train --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
-    "python -m tf_blurdiff.train_classifier --config miniature": "needs that data",
     "python -m tf_blurdiff.evaluate --model fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
     "python benchmarks/miniature.py": "needs that data, and hours",
