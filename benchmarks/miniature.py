@@ -67,7 +67,7 @@ LENGTHS = {
 # Whose samplers are compared, then samplers, calls of the network and number of images of each evaluation of `calls`.
 SAMPLED = ("blurring", "gaussian", "blurring_long")
 MANY_CALLS = {
-    "solvers": (("ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
+    "solvers": (("ancestral2", "ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
     "ancestral": (("ancestral",), (50, 250, 1000), 1000),
 }
 PARTS = ("train", "evaluate", "calls", "tables")
