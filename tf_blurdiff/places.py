@@ -6,12 +6,12 @@ import pathlib
 from tf_blurdiff.errors import UserError
 
 
-def writable_folder(path, said=None):
+def writable_folder(path, said):
     """Makes a folder and checks that files can be written to it.
 
     Args:
         path: the folder; missing ones above it are made too.
-        said: what a message calls it, such as "--out pictures/a.png"; None for the path.
+        said: what a message calls it, such as "--out pictures/a.png".
 
     Returns:
         The folder, a pathlib.Path.
@@ -20,7 +20,6 @@ def writable_folder(path, said=None):
         UserError: where nothing can be written.
     """
     path = pathlib.Path(path)
-    said = said or path
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -30,10 +29,10 @@ def writable_folder(path, said=None):
     return path
 
 
-def writable_file(path, said=None):
+def writable_file(path, said):
     """Makes the folder of a file, and checks that the file can be written; as `writable_folder`."""
     path = pathlib.Path(path)
-    writable_folder(path.parent, said or path)
+    writable_folder(path.parent, said)
     if path.is_dir():
-        raise UserError(f"{said or path} cannot be written: it is a folder")
+        raise UserError(f"{said} cannot be written: it is a folder")
     return path
