@@ -180,6 +180,7 @@ def model_files(tmp_path_factory):
     return files
 
 
+@pytest.mark.slow
 def test_exports_says_what_each_export_is_and_draws_it(model_files, tmp_path):
     given = [f"--model={path}" for path in model_files.values()]
     result = program("exports", *given, "--picture=sheet.png", "--out=served", cwd=tmp_path)

@@ -45,6 +45,7 @@ def assert_same_run(run_dir, other):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_replicas_end_with_the_weights_of_one(one_device, two_replicas, tmp_path):
     assert CONFIG.network.dropout > 0 and CONFIG.model.label_dropout > 0
     assert_same_run(train_on(Devices(two_replicas), tmp_path / "run"), one_device)

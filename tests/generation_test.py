@@ -356,6 +356,7 @@ def wait_for(condition, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", [pytest.param("folder", marks=pytest.mark.slow), "set.npz"])
 def test_a_killed_worker_goes_on_beside_the_other(trained_run, trained_model, tmp_path, out):
     folder = tmp_path / ("folder" if out == "folder" else "set.npz.parts")

@@ -46,6 +46,7 @@ def test_a_run_directory_holds_what_is_promised(trained_run):
     assert tags == scalars | parts | {"skipped_steps", "samples", "config"}
 
 
+@pytest.mark.slow
 def test_the_resolved_config_repeats_the_run(trained_run, tmp_path):
     result = commands.run("train", "--config", trained_run / "config.yaml", "--run_dir", "again", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -97,6 +98,7 @@ def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, trained
     check_kills(tmp_path, trained_run, kills=5, seed=seed + 1)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(trained_run, tmp_path):
     run_dir = tmp_path / "run"
     result = commands.run("train", *START, "--set", "train.steps=20", "--run_dir", run_dir, cwd=tmp_path)
