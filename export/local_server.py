@@ -131,6 +131,7 @@ def load_models(configs: list, batching: Batching | None, metrics: ServerMetrics
             f"{error}. At the start no version is: --allow_version_labels_for_unavailable_models"
         ) from error
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As compose.yaml does.
     with silent_stderr():
         import served_model  # noqa: F401
     models.update()

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -110,7 +109,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def answers(trained_run, tmp_path_factory):
-    """Every mistake's finished process; two at a time, since most of each is TensorFlow's start."""
+    """Every mistake's finished process."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "corrupt.keras").write_bytes(b"not a zip file")
     whole = (trained_run / "model.keras").read_bytes()
@@ -126,12 +125,8 @@ def answers(trained_run, tmp_path_factory):
     cut = folder / "pictures" / "07.png"
     cut.write_bytes(cut.read_bytes()[:600])
 
-    def answer(item):
-        name, (arguments, _) = item
-        return name, commands.run(*(argument.format(run=trained_run) for argument in arguments), cwd=folder)
-
-    with ThreadPoolExecutor(2) as pool:
-        return dict(pool.map(answer, MISTAKES.items()))
+    command_lines = [[word.format(run=trained_run) for word in words] for words, _ in MISTAKES.values()]
+    return dict(zip(MISTAKES, commands.run_forked(command_lines, folder)))
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -142,6 +137,11 @@ def test_a_mistake_is_one_message_and_status_2(answers, name):
     assert "Traceback" not in result.stderr
     lines = [line for line in result.stderr.splitlines() if line and not PROGRESS.match(line)]
     assert len(lines) == 1, result.stderr
+
+
+def test_a_process_of_its_own_says_the_same(answers, tmp_path):
+    result, expected = commands.run(*MISTAKES["unknown flag"][0], cwd=tmp_path), answers["unknown flag"]
+    assert (result.returncode, result.stdout, result.stderr) == (2, expected.stdout, expected.stderr)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Running the command lines as a user does, in processes of their own."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -25,6 +26,15 @@ def command(name, *arguments):
 def run(name, *arguments, cwd, timeout=300):
     """Runs a command line to its end; returns the finished process with its output as text."""
     return subprocess.run(command(name, *arguments), cwd=cwd, capture_output=True, text=True, timeout=timeout)
+
+
+def run_forked(command_lines, cwd, timeout=300):
+    """Runs many, each in a fork of one process: as `run`, but TensorFlow is imported once."""
+    program = [sys.executable, ROOT / "tests" / "forks.py"]
+    text = json.dumps([list(map(str, words)) for words in command_lines])
+    done = subprocess.run(program, input=text, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return [subprocess.CompletedProcess(words, *rest) for words, rest in zip(command_lines, json.loads(done.stdout))]
 
 
 def run_python(code, cwd, **kwargs):

@@ -1,4 +1,7 @@
-"""Imports TensorFlow; quietly, if this process is one of the package's command lines.
+"""Imports TensorFlow; if this process is one of the package's command lines, quietly and set for speed.
+
+TensorFlow uses oneDNN's operations by itself only where the processor has AVX512-VNNI or newer; with AVX2 alone they
+are as right and faster. That is decided as it loads, for the whole process, so other programs decide for themselves.
 
 As it loads, TensorFlow's library reports on the processor and on missing GPUs, past every log level. Whoever runs a
 command line would see that in place of its own messages. Other programs keep TensorFlow's messages as they are.
@@ -6,6 +9,7 @@ command line would see that in place of its own messages. Other programs keep Te
 
 import contextlib
 import os
+import platform
 import sys
 
 
@@ -26,6 +30,8 @@ def _standard_error_to_nowhere():
 # While `python -m package.module` imports the package, argv[0] is "-m".
 if sys.argv[:1] == ["-m"] and any(word.startswith("tf_blurdiff.") for word in sys.orig_argv):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if platform.machine() in ("x86_64", "AMD64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     with _standard_error_to_nowhere():
         import tensorflow as tf
 

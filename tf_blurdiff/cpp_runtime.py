@@ -158,6 +158,7 @@ def load_library() -> ctypes.CDLL:
         raise RuntimeError("TensorFlow is not installed, so there is no C++ runtime to load")
     path = Path(spec.submodule_search_locations[0], _LIBRARY)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the files for TF Serving in export/ do.
     try:
         with _silent_stderr():
             library = ctypes.CDLL(str(path))

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from tf_blurdiff.dct import dct2, idct2, laplacian_eigenvalues
-from tf_blurdiff.group_norm import group_average, group_norm
+from tf_blurdiff.group_norm import group_norm, number_of_groups
 from tf_blurdiff.stateless_random import uniform_rows
 
 register = keras.saving.register_keras_serializable("tf_blurdiff")
@@ -144,7 +144,7 @@ class GroupNorm(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        self.average = group_average(channels, self.max_groups)
+        self.groups = number_of_groups(channels, self.max_groups)
         self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones", autocast=False)
         self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros", autocast=False)
         self.built = True
@@ -155,7 +155,7 @@ class GroupNorm(keras.layers.Layer):
         if modulation is not None:
             extra_scale, extra_shift = ops.split(ops.cast(modulation, "float32"), 2, axis=-1)
             scale, shift = scale * (1.0 + extra_scale), shift * (1.0 + extra_scale) + extra_shift
-        return group_norm(x, scale, shift, self.average, self.epsilon, silu=self.activation == "silu")
+        return group_norm(x, scale, shift, self.groups, self.epsilon, silu=self.activation == "silu")
 
     def get_config(self):
         return {
@@ -195,12 +195,13 @@ class SelfAttention(keras.layers.Layer):
 
     def call(self, x):
         height, width, channels = x.shape[1:]
-        joined = ops.reshape(self.query_key_value(self.norm(x)), (-1, height * width, 3 * channels))
+        # Matrices, so that the products add their biases themselves.
+        joined = self.query_key_value(ops.reshape(self.norm(x), (-1, channels)))
         # A head at a time: its products need no transpose, which would cost more than they do.
-        parts = ops.split(joined, 3 * self.heads, axis=-1)
+        parts = ops.split(ops.reshape(joined, (-1, height * width, 3 * channels)), 3 * self.heads, axis=-1)
         attended = [attend(*parts[head :: self.heads]) for head in range(self.heads)]
-        attended = ops.reshape(ops.concatenate(attended, axis=-1), (-1, height, width, channels))
-        return x + self.output_dense(attended)
+        attended = self.output_dense(ops.reshape(ops.concatenate(attended, axis=-1), (-1, channels)))
+        return x + ops.reshape(attended, (-1, height, width, channels))
 
     def get_config(self):
         return {**super().get_config(), "head_size": self.head_size}
