@@ -1,7 +1,8 @@
 """Imports TensorFlow; if this process is one of the package's command lines, quietly and set for speed.
 
 TensorFlow uses oneDNN's operations by itself only where the processor has AVX512-VNNI or newer; with AVX2 alone they
-are as right and faster. That is decided as it loads, for the whole process, so other programs decide for themselves.
+are as right and, but for tiny pictures, faster. On ARM they were not tried, and are left to TensorFlow. That is
+decided as it loads, for the whole process, so other programs decide for themselves.
 
 As it loads, TensorFlow's library reports on the processor and on missing GPUs, past every log level. Whoever runs a
 command line would see that in place of its own messages. Other programs keep TensorFlow's messages as they are.
