@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 import tf_blurdiff as bd
-from tests import commands
 from tests.endpoints import predictions, rest_endpoint
 from tests.servers import EXPORT, Toy, running_server
-from tf_blurdiff.data import to_uint8
+from tests.support import commands
+from tf_blurdiff.data.sources import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

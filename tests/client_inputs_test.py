@@ -8,9 +8,9 @@ import tensorflow as tf
 from PIL import Image
 
 import tf_blurdiff as bd
-from tests import models
 from tests.endpoints import assert_one_line, load
 from tests.servers import run_script, running_server
+from tests.support import models
 
 client_inputs, transport = load("client_inputs"), load("transport")
 ClientError = load("command_line").ClientError
