@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, one_of
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # What Linux calls a processor's instructions for each, on x86 and on ARM; one of them is enough.
@@ -49,8 +49,7 @@ def in_precision(network, precision):
         >>> in_precision(network, "mixed_bfloat16").layers[0].compute_dtype
         'bfloat16'
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}")
+    one_of("precision", precision, PRECISIONS)
     serialized = keras.saving.serialize_keras_object(network)
     policies = [each["config"] for each in _policies(serialized) if each["config"]["name"] == network.dtype_policy.name]
     if not policies:

@@ -17,8 +17,8 @@ from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_prediction
 from tf_blurdiff.diffusion.samplers import SAMPLERS, Sampling
 from tf_blurdiff.diffusion.stateless_random import SeededNoise
-from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import check_count, checked_seeds
+from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.model.arguments import checked_seeds
 
 # Large pictures take memory.
 _TIMES_AT_ONCE = 8
