@@ -41,13 +41,13 @@ def test_the_trajectory_goes_from_the_start_to_the_image(model):
     trajectory = model.sample([1, 2], return_trajectory=True)
     assert trajectory.shape == (STEPS + 1, 2, 8, 8, 1)
     np.testing.assert_allclose(np.clip(trajectory[-1], -1, 1), model.sample([1, 2]), atol=1e-4)
-    start = model.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
+    start = model.reverse_process.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
     np.testing.assert_allclose(trajectory[0], bd.idct2(start), atol=1e-5)
 
 
 def test_a_process_that_ends_in_noise_starts_from_it():
     model = make()
-    start = model.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
+    start = model.reverse_process.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
     np.testing.assert_array_equal(start, normal_by_seed(np.array([1, 2]), 0, (8, 8, 1)))
 
 
@@ -102,16 +102,16 @@ def test_a_little_strength_changes_a_little():
     """With an exact network, which knows the image, whatever it is given."""
     x0 = images(2, seed=3)
     model = randomized(make(process="cold", prediction="x0"))
-    model.network_inputs = lambda z, t, label: x0
-    model.averaged_call = lambda x0: x0
+    model.ema_call = lambda inputs: x0
     np.testing.assert_allclose(model.sample([1, 2], images=x0, strength=0.4, num_steps=4), x0, atol=1e-4)
 
 
-def test_guidance_is_its_formula(guided):
+def test_guidance_is_its_formula():
     seeds, labels = [1, 2, 3], [0, 1, 2]
+    unbounded = {"clip_stds": None, "assumed_error": 0.0, "label_dropout": 0.2, "num_steps": STEPS}
+    guided = randomized(make(small_network(num_classes=3), prediction="v", **unbounded))
     one_step = lambda **kwargs: guided.sample(seeds, num_steps=1, return_trajectory=True, **kwargs)[-1]
     # One step from t = 1 is linear in the network's output, as far as nothing is clipped.
-    guided.clip_stds, guided.assumed_error = None, 0.0
     conditional, unconditional = one_step(labels=labels), one_step()
     expected = unconditional + np.array([0.0, 1.0, 2.5])[:, None, None, None] * (conditional - unconditional)
     result = one_step(labels=labels, guidance_scale=[0.0, 1.0, 2.5])
