@@ -260,3 +260,14 @@ def test_interpolation_wants_two_seeds(seeds):
 def test_uint64_seeds_that_fit_are_fine():
     model = make(keras.models.clone_model(small_network()))
     np.testing.assert_array_equal(model.sample(np.array([3], "uint64"), 1), model.sample([3], 1))
+
+
+def test_sampling_is_traced_once_for_any_number_of_images_and_steps():
+    model = randomized(make(sampler="ancestral2"))
+    for num_steps, count in [(3, 2), (4, 2), (5, 1), (7, 3)]:
+        model.sample(range(count), num_steps=num_steps)
+        model.sample(range(count), num_steps=num_steps, grid="uniform", verbose=True)
+    assert model.reverse_process._advance.experimental_get_tracing_count() == 1
+    assert model.reverse_process._start.experimental_get_tracing_count() == 1
+    model.sample([1, 2], images=images(2), strength=0.5)
+    assert model.reverse_process._advance.experimental_get_tracing_count() == 1

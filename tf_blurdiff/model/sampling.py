@@ -152,7 +152,8 @@ def _traced(function, *arguments, static=()):
     Of its own accord TensorFlow would trace for the very shapes that come, and again when others do.
     """
     arguments = tf.nest.map_structure(lambda each: None if each is None else tf.convert_to_tensor(each), arguments)
-    function.get_concrete_function(*tf.nest.map_structure(_any_rows, arguments), *static)
+    if not tf.config.functions_run_eagerly():
+        function.get_concrete_function(*tf.nest.map_structure(_any_rows, arguments), *static)
     return function(*arguments, *static)
 
 
