@@ -8,7 +8,9 @@ import tensorflow as tf
 import tf_blurdiff as bd
 from tests.support.models import PREDICTED, images, make, randomized, small_network
 from tf_blurdiff.diffusion.stateless_random import fold, normal_rows
+from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import learning
+from tf_blurdiff.networks.optimizers import expect_summed_gradients
 
 
 def unet(**kwargs):
@@ -176,3 +178,19 @@ def test_every_training_step_drops_anew(monkeypatch):
     for _ in range(2):
         model.train_step(images(4))
     assert [training for training, *_ in calls] == [True, True] and calls[0] != calls[1]
+
+
+@pytest.mark.parametrize("given", [{"loss": "mse"}, {"metrics": ["mae"]}, {"loss_weights": [1.0]}])
+def test_what_compile_would_not_use_is_refused(given):
+    with pytest.raises(UserError, match=f"{next(iter(given))} must be left out: the loss is the model's own"):
+        make().compile("adam", **given)
+
+
+def test_a_keras_that_sums_gradients_in_another_way_is_an_error():
+    """It would train with steps too large, and say nothing."""
+
+    class Optimizer:
+        pass
+
+    with pytest.raises(RuntimeError, match="sums gradients over replicas in a way"):
+        expect_summed_gradients(Optimizer())
