@@ -12,7 +12,8 @@ from absl import flags
 from sklearn.linear_model import LogisticRegression
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import frechet_distance
 from tf_blurdiff.model.diffusion_model import load_model

@@ -9,9 +9,11 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_blurdiff.data import folder as image_folder
+from tf_blurdiff.data.batches import training_batches
 from tf_blurdiff.data.folder import Decoder, FileNames
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import DataError, open_images, to_uint8, training_batches
+from tf_blurdiff.data.pictures import DataError, read_image
+from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data.sources import open_images
 
 NOT_IMAGES = {"empty": b"", "text": b"nothing like an image"}
 

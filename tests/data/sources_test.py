@@ -3,7 +3,10 @@ import pytest
 import tensorflow as tf
 
 from tf_blurdiff.data import sources as data
-from tf_blurdiff.data.sources import DataError, open_images, to_uint8, to_unit_range, training_batches
+from tf_blurdiff.data.batches import training_batches
+from tf_blurdiff.data.pictures import DataError
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 
 
 def numbered(count, shape=(2, 3, 1), labels=True):

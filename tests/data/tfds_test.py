@@ -4,7 +4,9 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from tf_blurdiff.data import tfds as tfds_images
-from tf_blurdiff.data.sources import DataError, open_images, training_batches
+from tf_blurdiff.data.batches import training_batches
+from tf_blurdiff.data.pictures import DataError
+from tf_blurdiff.data.sources import open_images
 
 
 class TinyPhotos(tfds.core.GeneratorBasedBuilder):

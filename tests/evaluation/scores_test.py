@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.support import commands
 from tests.support.models import make, randomized, small_network
-from tf_blurdiff.data.sources import Images, open_images, to_unit_range
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import Images, open_images
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation import reference

@@ -8,7 +8,7 @@ from array import array
 import numpy as np
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import SUFFIXES, DataError, read_image
+from tf_blurdiff.data.pictures import SUFFIXES, DataError, read_image
 
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 

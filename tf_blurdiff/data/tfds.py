@@ -12,7 +12,7 @@ from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import DataError, fit
+from tf_blurdiff.data.pictures import DataError, fit
 
 # What the papers and the configs call it, and what TFDS does.
 _ALIASES = {"lsun/church": "lsun/church_outdoor"}

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import DataError
+from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import FeatureStatistics
 

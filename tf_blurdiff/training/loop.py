@@ -15,7 +15,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tf_blurdiff.config import schema as configs
-from tf_blurdiff.data.sources import DataError, measure_throughput, to_unit_range, training_batches
+from tf_blurdiff.data.batches import training_batches
+from tf_blurdiff.data.pictures import DataError
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import measure_throughput
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically
