@@ -57,8 +57,8 @@ def main():
 
 
 def _real_digits():
-    pairs = list(open_images("digits", image_size=8, channels=1).single_images(labels=True).as_numpy_iterator())
-    return to_unit_range(np.stack([pixels for pixels, _ in pairs])).numpy(), np.array([label for _, label in pairs])
+    digits = open_images("digits", image_size=8, channels=1)
+    return to_unit_range(digits.read(np.arange(digits.num_images))).numpy(), digits.labels
 
 
 def _sure_share(classifier, images):

@@ -52,8 +52,7 @@ def main():
     model, images = load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
     check(model, images)
     networks = [open_features(name, images.image_shape) for name in _FEATURES.value]
-    singles = images.single_images(limit=_NUM_IMAGES.value).batch(_NUM_IMAGES.value)
-    originals = to_unit_range(next(iter(singles))).numpy()
+    originals = to_unit_range(images.read(images.evenly_spaced(_NUM_IMAGES.value))).numpy()
     scores = {"PSNR, dB": (psnr, ".2f"), "SSIM": (ssim, ".3f")}
     for network in networks:
         distance = PerceptualDistance(network, originals)

@@ -37,8 +37,8 @@ def pixels():
 @pytest.fixture(scope="module")
 def real():
     """The first 201 digits, as uint8 pixels, and the `Reference` of them."""
-    singles = open_images("digits", image_size=8, channels=1).single_images(labels=True).take(201)
-    images, labels = (np.stack(column) for column in zip(*singles.as_numpy_iterator()))
+    digits = open_images("digits", image_size=8, channels=1)
+    images, labels = digits.read(np.arange(201)).numpy(), digits.labels[:201]
     return images, Reference(Images(lambda indices: images[indices], 201, SHAPE, labels, 10))
 
 

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import Images
 from tf_blurdiff.diffusion.stateless_random import fold
 
 # Two sequences of random numbers from one seed.
@@ -14,8 +15,15 @@ _ORDER, _FLIPS = range(2)
 
 
 def training_batches(
-    images, batch_size, seed, start_step=0, flip=False, labels=False, replicas=range(1), num_replicas=1
-):
+    images: Images,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    flip: bool = False,
+    labels: bool = False,
+    replicas: range = range(1),
+    num_replicas: int = 1,
+) -> tf.data.Dataset:
     """Endless batches for training; batch k is a function of (seed, k) and of the data alone.
 
     Every epoch is a fresh shuffle, seeded by (seed, epoch), and leaves out the last `num_images % batch_size` of it.
@@ -41,6 +49,7 @@ def training_batches(
             and there are none.
 
     Example:
+        >>> from tf_blurdiff.data.sources import open_images
         >>> digits = open_images("digits", image_size=8, channels=1)
         >>> x = next(iter(training_batches(digits, batch_size=32, seed=0)))
         >>> x.shape

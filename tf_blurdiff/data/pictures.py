@@ -1,7 +1,9 @@
 """Pictures as files: any kind and size read as uint8 arrays of one shape; written as PNGs, one by one or in grids."""
 
 import math
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,7 +21,7 @@ class DataError(UserError):
     """A data set cannot be used; the message names the value and what is expected."""
 
 
-def read_image(path, image_shape):
+def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> np.ndarray:
     """One image file as uint8 `[H, W, C]`, fitted to image_shape.
 
     A JPEG of four times the wanted size or more is decoded at a half, a quarter or an eighth of its own size, which is
@@ -43,7 +45,7 @@ def read_image(path, image_shape):
         raise DataError(f"cannot read the image {str(path)!r} ({reason}); expected a whole {kinds} file") from None
 
 
-def fit(image, image_shape):
+def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
     """A PIL image as uint8 `[H, W, C]`: the largest centred part of that form, resized."""
     height, width, channels = image_shape
     image = image.convert("L" if channels == 1 else "RGB")
@@ -62,7 +64,7 @@ def _eight_bit(image):
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
 
 
-def save_png(image, path):
+def save_png(image: Any, path: str | os.PathLike) -> None:
     """Writes an image, `[H, W, C]` with 1 or 3 channels, float in [-1, 1] or uint8, as a PNG.
 
     Args:
@@ -75,14 +77,14 @@ def save_png(image, path):
     Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image).save(path, format="PNG")
 
 
-def save_grid(images, path):
+def save_grid(images: Any, path: str | os.PathLike) -> None:
     """Writes a batch of images, `[B, H, W, C]`, as one PNG: a near-square grid with small images enlarged."""
     images = np.asarray(images if images.dtype == np.uint8 else to_uint8(images))
     zoom = max(1, 48 // images.shape[1])
     save_png(image_grid(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), path)
 
 
-def image_grid(images):
+def image_grid(images: np.ndarray) -> np.ndarray:
     """Lays uint8 images `[B, H, W, C]` out row by row on white, uint8 `[grid height, grid width, C]`.
 
     Example:

@@ -1,14 +1,16 @@
 """The only place where pixels become numbers in [-1, 1] and back."""
 
+from typing import Any
+
 import tensorflow as tf
 
 
-def to_unit_range(pixels):
+def to_unit_range(pixels: Any) -> tf.Tensor:
     """Maps uint8 pixels to float32 in [-1, 1]; any shape."""
     return tf.cast(pixels, tf.float32) / 127.5 - 1.0
 
 
-def to_uint8(x):
+def to_uint8(x: Any) -> tf.Tensor:
     """Maps floats in [-1, 1] to uint8 pixels, rounded; values outside are clipped. Any shape.
 
     Example:

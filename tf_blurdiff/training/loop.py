@@ -6,7 +6,6 @@ interruption.
 
 import contextlib
 import pathlib
-import re
 import signal
 import time
 
@@ -16,9 +15,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.config import schema as configs
 from tf_blurdiff.data.batches import training_batches
-from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.pixels import to_unit_range
-from tf_blurdiff.data.sources import measure_throughput
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically
@@ -34,7 +31,6 @@ _STATISTICS_IMAGES, _STATISTICS_BATCH = 50_000, 256
 _JUDGED_IMAGES, _JUDGED_BATCH = 512, 32
 # How often the progress bar should move: steps are traced in blocks, and it moves between them.
 _BAR_SECONDS = 1.0
-_PROBE_SECONDS = 0.5
 # Loss scaling alone may skip 15 steps in a row on its way down from its start.
 _MOST_SKIPPED_IN_ROW = 20
 # What TensorFlow raises when a worker is gone.
@@ -88,12 +84,9 @@ def train_on(devices, config, run_dir, verbose=True):
         model.compile(Adam(learning_rate(config.train)))
         model.optimizer.build(model.network.trainable_variables)
     try:
-        return Run(config, run_dir, model, images, devices, verbose).run()
+        with images.plain_errors():
+            return Run(config, run_dir, model, images, devices, verbose).run()
     except tf.errors.OpError as error:
-        # A pipeline wraps what its Python parts raise in a page of text.
-        reason = re.search(r"DataError: (.*)", str(error))
-        if reason is not None:
-            raise DataError(reason.group(1)) from None
         if devices.num_workers > 1 and isinstance(error, _LOST_WORKER):
             reason = str(error).strip().splitlines()[0]
             raise Unfinished(
@@ -155,7 +148,6 @@ class Run:
         variables = [*model.variables, *model.optimizer.variables, *model.step_guard.variables]
         values = [variable.value for variable in variables]
         self.checkpoints = Checkpoints(self.run_dir / "checkpoints", values, self.settings.keep_checkpoints)
-        self._supply = None  # images/s of the data pipeline alone, until it was said
         self._mean_over_workers = self.devices.mean_function()
 
     @property
@@ -174,7 +166,7 @@ class Run:
                 self._warn_of_emulation()
                 if step == 0:
                     self._say("gathering the data's DCT statistics")
-                    self.model.adapt(self._image_batches())
+                    self.model.adapt(self._statistics_batches())
                 with self._reporting(step):
                     self._train_from(step, interruption)
         self._say(f"model: {self.run_dir / 'model.keras'}")
@@ -242,13 +234,15 @@ class Run:
                 self.report.metrics_log.drop_after(step)
         return step
 
-    def _image_batches(self):
-        # Labels choose where sampling starts, in a process that does not end in noise.
-        labels = self.model.num_classes is not None
-        singles = self.images.single_images(labels=labels, limit=_STATISTICS_IMAGES).batch(_STATISTICS_BATCH)
-        batches = singles.map(lambda pixels, *label: (to_unit_range(pixels), *label))
-        total = -(-min(self.images.num_images, _STATISTICS_IMAGES) // _STATISTICS_BATCH)
-        return tqdm(batches, total=total, desc="statistics", unit="batch", disable=not self.is_verbose)
+    def _statistics_batches(self):
+        batches = self._evenly_spaced(_STATISTICS_IMAGES, _STATISTICS_BATCH)
+        return tqdm(batches, desc="statistics", unit="batch", disable=not self.is_verbose)
+
+    def _evenly_spaced(self, count, batch_size):
+        """Batches of `(x0,)` or, for a model with labels, `(x0, labels)`."""
+        indices, labels = self.images.evenly_spaced(count), self.model.num_classes is not None
+        batches = self.images.batches(batch_size, indices, labels)
+        return batches.map(lambda pixels, *label: (to_unit_range(pixels), *label))
 
     def _distributed_batches(self, step):
         """Every worker reads the rows of its own replicas."""
@@ -262,10 +256,6 @@ class Run:
             replicas=self.devices.own_replicas,
             num_replicas=self.devices.num_replicas,
         )
-        if self.is_verbose:
-            self._supply = measure_throughput(
-                own, self.settings.batch_size // self.devices.num_replicas, seconds=_PROBE_SECONDS
-            )
         return self.devices.strategy.distribute_datasets_from_function(lambda context: own)
 
     # Steps
@@ -321,9 +311,6 @@ class Run:
             "skipped_steps": int(self.model.step_guard.skipped_steps.value.numpy()),
         }
         self.report.log(step, scalars, means["loss_by_time"])
-        if self._supply is not None:
-            self.report.compare_supply(self._supply, images_per_second / self.devices.num_workers)
-            self._supply = None
 
     def _draw_samples(self, step):
         if self.report is None:
@@ -345,11 +332,9 @@ class Run:
 
     def _averaged_loss(self):
         """The averaged weights' loss on some of the images, with the same draws each time."""
-        labels = self.model.num_classes is not None
-        singles = self.images.single_images(labels=labels, limit=_JUDGED_IMAGES)
         total, count = 0.0, 0
-        for pixels, *label in singles.map(lambda *example: example).batch(_JUDGED_BATCH):
-            losses = self._judge(to_unit_range(pixels), *label)
+        for batch in self._evenly_spaced(_JUDGED_IMAGES, _JUDGED_BATCH):
+            losses = self._judge(*batch)
             total, count = total + float(tf.reduce_sum(losses)), count + len(losses)
         return total / count
 

@@ -70,13 +70,6 @@ class Report:
         self.metrics_log.append({"step": step, "averaged_loss": loss if math.isfinite(loss) else None})
         tf.summary.scalar("averaged_loss", loss, step=step)
 
-    def compare_supply(self, supply, demand):
-        """Says how many images/s the data pipeline gives alone, and how many training takes."""
-        self.warn(
-            f"the data pipeline alone gives {supply:,.0f} images/s, {supply / demand:.1f} times what training takes "
-            f"({demand:,.0f})"
-        )
-
     def show_samples(self, step, images):
         """Writes a sheet of samples, `[B, H, W, C]` in [-1, 1]."""
         path = self.run_dir / "samples" / f"step_{step:08d}.png"
