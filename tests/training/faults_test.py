@@ -19,6 +19,7 @@ from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model.learning import StepGuard, StepRecord
 from tf_blurdiff.training import loop as training
 from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked
+from tf_blurdiff.training.snapshots import Snapshots
 
 ONE_DEVICE = Devices(tf.distribute.get_strategy())
 TINY = load_config("digits", commands.TINY)
@@ -255,9 +256,9 @@ def test_a_damaged_checkpoint_does_not_push_out_the_one_after(tmp_path):
 def test_the_best_model_is_kept(tmp_path, monkeypatch):
     losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
     saved = []
-    monkeypatch.setattr(training.Run, "_averaged_loss", lambda self: next(losses))
-    save_model = training.Run._save_model
-    monkeypatch.setattr(training.Run, "_save_model", lambda self, names: (saved.append(names), save_model(self, names)))
+    monkeypatch.setattr(Snapshots, "_ema_loss", lambda self: next(losses))
+    save_model = Snapshots._save_model
+    monkeypatch.setattr(Snapshots, "_save_model", lambda self, names: (saved.append(names), save_model(self, names)))
     train_here(tmp_path)
     assert [names[-1] for names in saved] == ["best.keras", "best.keras", *["model.keras"] * 4]
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index")) == [

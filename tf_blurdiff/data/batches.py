@@ -1,4 +1,4 @@
-"""Batches for training: their order and their random flips are functions of (seed, step) and of the data alone.
+"""Batches of numbers in [-1, 1]. For training their order and random flips are functions of (seed, step) and the data.
 
 So a run can continue at any step without repeating the steps before it.
 """
@@ -77,6 +77,26 @@ def training_batches(
     batches = shares.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     # Floats come last: they are four times as large, and would be so in every buffer.
     return batches.prefetch(tf.data.AUTOTUNE).map(finish)
+
+
+def evenly_spaced_batches(images: Images, count: int, batch_size: int, labels: bool = False) -> tf.data.Dataset:
+    """So many images, evenly spaced over the data set, each once and in its order: not for training.
+
+    Returns:
+        tf.data.Dataset of `(x,)` or `(x, label)`: float32 `[B, H, W, C]` in [-1, 1] and int64 `[B]`. The last batch may
+        have fewer than batch_size.
+
+    Raises:
+        DataError: if labels are asked for and there are none.
+
+    Example:
+        >>> from tf_blurdiff.data.sources import open_images
+        >>> digits = open_images("digits", image_size=8, channels=1)
+        >>> [x.shape[0] for x, in evenly_spaced_batches(digits, count=50, batch_size=32)]
+        [32, 18]
+    """
+    batches = images.batches(batch_size, images.evenly_spaced(count), labels)
+    return batches.map(lambda pixels, *label: (to_unit_range(pixels), *label))
 
 
 def _mirrored(pixels, which):
