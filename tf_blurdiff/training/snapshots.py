@@ -17,7 +17,7 @@ _JUDGED_IMAGES, _JUDGED_BATCH = 512, 32
 
 
 class Snapshots:
-    """Every worker reads them, the chief alone writes them.
+    """The checkpoints and model files of one run: every worker reads them, the chief alone writes them.
 
     Which is the best is the averaged weights' loss on some of the images, with the same draws each time.
 
