@@ -9,6 +9,7 @@ from tf_blurdiff.data.batches import evenly_spaced_batches
 from tf_blurdiff.data.sources import Images
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model.learning import ema_losses
 from tf_blurdiff.training.checkpoints import Checkpoints
 from tf_blurdiff.training.reporting import ChiefReport
 from tf_blurdiff.training.run_directory import writing
@@ -85,4 +86,4 @@ class Snapshots:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _ema_losses(self, x0, label=None):
-        return self._model.averaged_losses(x0, label)
+        return ema_losses(self._model, (x0, label))
