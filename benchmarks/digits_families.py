@@ -16,7 +16,7 @@ from digits_scores import Scores
 from family_picture import family_picture
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.model.loading import load_model
 
 _RUNS = flags.DEFINE_string("runs", "runs", "The folder of the run directories.")

@@ -13,7 +13,7 @@ from absl import flags
 from digits_scores import Scores
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.model.loading import load_model
 
 _MODELS = flags.DEFINE_multi_string("model", ["runs/digits/model.keras"], "A model of the digits; may be given again.")

@@ -12,7 +12,8 @@ from absl import flags
 from sklearn.linear_model import LogisticRegression
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import frechet_distance
 from tf_blurdiff.model.loading import load_model
@@ -56,8 +57,8 @@ def main():
 
 
 def _real_digits():
-    pairs = list(open_images("digits", image_size=8, channels=1).single_images(labels=True).as_numpy_iterator())
-    return to_unit_range(np.stack([pixels for pixels, _ in pairs])).numpy(), np.array([label for _, label in pairs])
+    digits = open_images("digits", image_size=8, channels=1)
+    return to_unit_range(digits.read(np.arange(digits.num_images))).numpy(), digits.labels
 
 
 def _sure_share(classifier, images):

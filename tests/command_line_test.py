@@ -9,7 +9,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.support import commands
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 
 TRAIN = ["train", "--config", "digits.yaml"]
 MODEL = "{run}/model.keras"

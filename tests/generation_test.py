@@ -16,7 +16,7 @@ import tf_blurdiff as bd
 from tests.support import commands
 from tests.support.models import make, randomized, small_network
 from tf_blurdiff import generation
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.generation import generate

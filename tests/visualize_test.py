@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.support import commands
 from tests.support.models import PROCESSES, make, randomized, small_network
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.visualization import inspection
 
 # Reads lists of arguments from stdin, and answers each as the command line would: [status, stdout, stderr].

@@ -17,8 +17,8 @@ import tensorflow as tf
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pictures import read_image
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model.arguments import checked_seeds

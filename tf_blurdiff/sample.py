@@ -21,9 +21,8 @@ import numpy as np
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.pictures import save_grid, save_png
-from tf_blurdiff.data.sources import to_unit_range
+from tf_blurdiff.data.pictures import read_image, save_grid, save_png
+from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.devices import STRATEGIES, open_devices
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS

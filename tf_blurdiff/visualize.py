@@ -25,8 +25,9 @@ from absl import flags
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config.schema import build_process, load_config
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.pictures import read_image
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError

@@ -20,7 +20,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 
 import tf_blurdiff as bd
 from tests.support import commands, models
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.serving.assets import write_warmup
 from tf_blurdiff.serving.verification import verify

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tf_blurdiff as bd
 from tests.support import models
-from tf_blurdiff.data.sources import to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.serving.verification import verify
 
 SEEDS = np.array([5, -7, 2**60])

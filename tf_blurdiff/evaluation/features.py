@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tf_blurdiff.data.sources import to_unit_range
+from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.diffusion.dct import dct2, laplacian_eigenvalues
 from tf_blurdiff.errors import UserError
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import to_unit_range
+from tf_blurdiff.data.pictures import read_image
+from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import (
     gaussian_frechet_distance,

@@ -6,7 +6,7 @@ import shutil
 
 import tensorflow as tf
 
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.model.restoration import check_restores
 from tf_blurdiff.serving import assets as export_assets

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_blurdiff.data.sources import to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD, Averaged, Blurred, Masked
 from tf_blurdiff.model.restoration import restoration_settings
 from tf_blurdiff.model.sampling import Conditions
