@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from tf_blurdiff.diffusion.predictions import get_prediction
 from tf_blurdiff.diffusion.process import posterior_freq
 from tf_blurdiff.errors import UserError
 
@@ -208,6 +209,34 @@ def get_sampler(name, process=None, prediction=None):
             f"be one of {', '.join(fitting)}"
         )
     return SAMPLERS[name]
+
+
+def default_sampler(process, prediction):
+    """The sampler of a model that names none.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_sampler(bd.process.blurring(), "eps"), default_sampler(bd.process.cold(), "x0")
+        ('ancestral2', 'cold')
+    """
+    if get_prediction(prediction).by_level:
+        return "heat"
+    if SAMPLERS["ancestral2"].allowed(process, prediction):
+        return "ancestral2"
+    return "ddim" if process.has_noise else "cold"
+
+
+def default_num_steps(process, prediction):
+    """How often a model that names no number calls its network for an image.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_num_steps(bd.process.blurring(), "eps")
+        20
+    """
+    if get_prediction(prediction).by_level:
+        return process.num_levels
+    return 20 if process.ends_in_noise else 50
 
 
 def run_steps(step, denoise, process, draw_noise, state, times, first, last, remembers="eps_freq"):

@@ -20,7 +20,7 @@ def check_sampling(process, prediction, sampler, num_steps, grid, eta=0.0, delta
     """Returns a `Sampling`, or raises a UserError that says what is allowed."""
     get_sampler(sampler, process, prediction)
     check_count("num_steps", num_steps)
-    get_grid(grid)
+    get_grid(grid)(1, process)  # Raises where the process has no such times.
     if not is_number(eta) or not 0.0 <= eta <= 1.0:
         raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
     if not is_number(delta) or not 0.0 <= delta < math.inf:
@@ -46,22 +46,6 @@ def checked_strength(strength):
     if not is_number(strength) or not 0.0 < strength <= 1.0:
         raise UserError(f"strength must be in (0, 1]. Received: {strength!r}")
     return strength
-
-
-def default_sampler(process, prediction):
-    """The sampler of a model that names none."""
-    if get_prediction(prediction).by_level:
-        return "heat"
-    if get_sampler("ancestral2").allowed(process, prediction):
-        return "ancestral2"
-    return "ddim" if process.has_noise else "cold"
-
-
-def default_num_steps(process, prediction):
-    """Calls of the network of a model that names no number."""
-    if get_prediction(prediction).by_level:
-        return process.num_levels
-    return 20 if process.ends_in_noise else 50
 
 
 def check_count(name, value):

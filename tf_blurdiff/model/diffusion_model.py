@@ -8,16 +8,11 @@ from keras import ops
 
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.likelihood import bits_per_dimension
-from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
+from tf_blurdiff.diffusion.samplers import default_num_steps, default_sampler
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import (
-    checked_batch,
-    checked_images,
-    checked_labels,
-    default_num_steps,
-    default_sampler,
-)
-from tf_blurdiff.model.learning import LOSSES, StepGuard, StepRecord, TrainingMethods
+from tf_blurdiff.model.arguments import checked_batch, checked_images, checked_labels
+from tf_blurdiff.model.learning import StepGuard, StepRecord, TrainingMethods
 from tf_blurdiff.model.loading import find_model, shipped_models
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
 from tf_blurdiff.model.restoration import RestorationMethods
@@ -39,9 +34,11 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
             `seed`, its dropout is reproducible.
         process: a `Process`.
         prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
-            residual to the next level, of heat_dissipation or cold.
+            residual to the next level, of heat_dissipation or cold. None is the one that goes with the process:
+            "eps", "less_blurred" for heat_dissipation, "x0" for cold and where blur leaves nothing of some frequency.
         image_shape: (H, W, C); None takes the network's own.
-        loss_type: "squared_error" or "absolute_error", of the prediction.
+        loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
+            "absolute_error" for a process without noise (cold).
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps. None for a model
             without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
@@ -75,9 +72,9 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         self,
         network,
         process,
-        prediction="eps",
+        prediction=None,
         image_shape=None,
-        loss_type="squared_error",
+        loss_type=None,
         ema_decay=0.9999,
         clip_norm=1.0,
         assumed_error=0.05,
@@ -91,9 +88,10 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
+        prediction = default_prediction(process) if prediction is None else prediction
+        loss_type = default_loss_type(process) if loss_type is None else loss_type
         get_prediction(prediction, process)
-        if loss_type not in LOSSES:
-            raise UserError(f"loss_type must be one of {', '.join(LOSSES)}. Received: {loss_type!r}")
+        get_loss(loss_type)
         self.network = network
         self.process = process
         self.prediction = prediction

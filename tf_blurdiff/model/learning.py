@@ -9,13 +9,12 @@ import tensorflow as tf
 from keras import ops
 
 from tf_blurdiff.diffusion.dct import dct2, idct2
-from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, uniform_rows
 from tf_blurdiff.errors import UserError
 
 # What a training step draws, each from a sequence of its own.
 _TIME, _NOISE, _DROPOUT, _LABEL = range(4)
-LOSSES = {"squared_error": ops.square, "absolute_error": ops.abs}
 # How many parts of [0, 1] the loss is recorded for.
 _TIME_BUCKETS = 4
 # As in Micikevicius et al., Mixed Precision Training, 2018: start high, halve on overflow, double after a quiet while.
@@ -146,7 +145,7 @@ class TrainingMethods:
         z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
         target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
         output = network(self.network_inputs(idct2(z_freq), t, label))
-        error = LOSSES[self.loss_type](ops.cast(output, "float32") - idct2(target_freq))
+        error = get_loss(self.loss_type)(ops.cast(output, "float32") - idct2(target_freq))
         return ops.mean(error, axis=(1, 2, 3))
 
     def network_inputs(self, z, t, label):
