@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tests.support import commands
 from tests.support.runs import START, assert_same_weights, rows_of, start_training, steps_of
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically

@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.config import schema as configs
+from tf_blurdiff.config import loading as configs
 from tf_blurdiff.data.sources import DataError, measure_throughput, to_unit_range, training_batches
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import Unfinished, UserError
