@@ -14,7 +14,6 @@ from tf_blurdiff.config.schema import Config
 from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.diffusion import grids, predictions, process, samplers
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import check_sampling
 
 PRESETS = typing.get_args(Config.model_fields["process"].annotation)
 SOURCES = typing.get_args(Config.model_fields["data"].annotation)
@@ -218,7 +217,8 @@ def library_allows(built, prediction, sampler, num_steps, grid):
         sampler = sampler or samplers.default_sampler(built, prediction)
         num_steps = num_steps or samplers.default_num_steps(built, prediction)
         grid = grid or samplers.get_sampler(sampler).grid
-        check_sampling(built, prediction, sampler, num_steps, grid)
+        settings = samplers.SamplingSettings(sampler, num_steps, grid)
+        samplers.checked_settings(settings, built, prediction)
         grids.GRIDS[grid](num_steps, built)
     except UserError:
         return False

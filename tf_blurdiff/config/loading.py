@@ -47,8 +47,8 @@ def parse_config(mapping: Any) -> Config:
         ConfigError: with one line per problem.
 
     Example:
-        >>> parse_config({"data": {"source": "digits", "image_size": 8}}).image_shape
-        (8, 8, 1)
+        >>> parse_config({"data": {"source": "digits", "image_size": 32}}).image_shape
+        (32, 32, 1)
     """
     try:
         return Config.model_validate(mapping)

@@ -15,9 +15,14 @@ from tf_blurdiff.diffusion import process as presets
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import LOSSES, PREDICTIONS, default_prediction, get_prediction
 from tf_blurdiff.diffusion.process import BLUR_SCHEDULES, BLUR_UNITS, NOISE_SCHEDULES, Process
-from tf_blurdiff.diffusion.samplers import SAMPLERS, default_num_steps, default_sampler
+from tf_blurdiff.diffusion.samplers import (
+    SAMPLERS,
+    SamplingSettings,
+    checked_settings,
+    default_num_steps,
+    default_sampler,
+)
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import check_sampling
 from tf_blurdiff.networks.precision import PRECISIONS
 
 
@@ -46,10 +51,10 @@ def _without(problems: Iterable[str], section: Any) -> Any:
     return section
 
 
-def _refusals(key: str, check: Callable[..., object], *args: Any, **kwargs: Any) -> Iterator[str]:
+def _refusals(key: str, check: Callable[..., object], *args: Any) -> Iterator[str]:
     """What one of the library's checks says against a key's value, if anything."""
     try:
-        check(*args, **kwargs)
+        check(*args)
     except UserError as error:
         yield f"{key}: {error}"
 
@@ -325,12 +330,10 @@ class Config(Section):
         if refusals:
             yield from refusals
             return  # Sampling depends on it: one thing at a time.
-        fitting: dict[str, Any] = {
-            "sampler": default_sampler(process, prediction),
-            "num_steps": default_num_steps(process, prediction),
-            "grid": "uniform",
-        }
-        for key in fitting:
+        sampler, num_steps = default_sampler(process, prediction), default_num_steps(process, prediction)
+        fitting = SamplingSettings(sampler, num_steps, grid="uniform")
+        for key in ("sampler", "num_steps", "grid"):
             given = getattr(self.sample, key)
             if given is not None:
-                yield from _refusals(f"sample.{key}", check_sampling, process, prediction, **{**fitting, key: given})
+                settings = fitting._replace(**{key: given})
+                yield from _refusals(f"sample.{key}", checked_settings, settings, process, prediction)
