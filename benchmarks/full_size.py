@@ -63,7 +63,7 @@ def measure(name, batch_size, precision):
     """(parameters, seconds of the second step, peak bytes of the process, the config's own batch size)."""
     import tensorflow_datasets as tfds
 
-    from tf_blurdiff.config.schema import load_config
+    from tf_blurdiff.config.loading import load_config
     from tf_blurdiff.training import loop as training
 
     name, overrides, _ = _ROWS[name]

@@ -23,7 +23,7 @@ from family_picture import family_picture
 from miniature_tables import calls_table, print_rows, runs_table
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.errors import UserError
 

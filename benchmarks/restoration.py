@@ -22,7 +22,7 @@ from perceptual import PerceptualDistance
 
 import tf_blurdiff as bd
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.support import commands
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 
 READMES = [commands.ROOT / folder / "README.md" for folder in (".", "export", "weights")]
 PAGES = [*READMES, *(commands.ROOT / "docs").glob("*.md")]

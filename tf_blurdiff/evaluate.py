@@ -20,7 +20,7 @@ import sys
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.devices import STRATEGIES, open_devices
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS
@@ -119,8 +119,9 @@ def _features(image_shape):
 
 
 def _about(config, real, devices):
-    data = config.data
-    where = ", ".join(str(value) for value in (data.source, data.name, data.root) if value)
+    data = config.data.model_dump()
+    split = data.get("split", "train")
+    where = ", ".join(str(data[key]) for key in ("source", "name", "root") if data.get(key))
     versions = [
         f"{name} {importlib.metadata.version(name)}" for name in ("tf_blurdiff", "tensorflow", "keras", "numpy")
     ]
@@ -130,7 +131,7 @@ def _about(config, real, devices):
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": f"{_CONFIG.value} {' '.join(_SET.value)}".strip(),
         "config sha256": hashlib.sha256(as_text.encode()).hexdigest()[:16],
-        "real images": f"{where}, split {data.split}: {real['num_images']:,} of {real['of']:,}, not mirrored",
+        "real images": f"{where}, split {split}: {real['num_images']:,} of {real['of']:,}, not mirrored",
         "digest of the real images": real["digest"],
         "samples": "averaged weights, rounded to 8 bits, written as PNG and read again",
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),

@@ -12,7 +12,7 @@ import pathlib
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.training.loop import train
 
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of one that is shipped.", required=True)

@@ -10,7 +10,7 @@ import pathlib
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file
 

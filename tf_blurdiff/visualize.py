@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_process, load_config
+from tf_blurdiff.config.loading import build_process, load_config
 from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.data.sources import open_images

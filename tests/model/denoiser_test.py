@@ -55,8 +55,6 @@ def test_a_model_without_bounds_or_statistics_does_not_shrink(rng, shrinking, ad
     np.testing.assert_array_equal(model.denoiser.guard(x0_freq, spread=np.float32(5.0)), x0_freq)
 
 
-
-
 GUARD = SpectralGuard(np.zeros((8, 8, 1), "float32"), np.full((8, 8, 1), 0.2, "float32"), 0.05, 3.0)
 
 

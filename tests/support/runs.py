@@ -10,7 +10,7 @@ import tensorflow as tf
 import tf_blurdiff as bd
 from tests.support import commands
 from tests.support.models import small_network
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.training.loop import train_on
 

@@ -212,7 +212,13 @@ def get_sampler(name: str, process: Process | None = None, prediction: str | Non
 
 
 def default_sampler(process: Process, prediction: str) -> str:
-    """The sampler of a model that names none."""
+    """The sampler of a model that names none.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_sampler(bd.process.blurring(), "eps"), default_sampler(bd.process.cold(), "x0")
+        ('ancestral2', 'cold')
+    """
     if get_prediction(prediction).by_level:
         return "heat"
     if get_sampler("ancestral2").allowed(process, prediction):
@@ -221,7 +227,13 @@ def default_sampler(process: Process, prediction: str) -> str:
 
 
 def default_num_steps(process: Process, prediction: str) -> int:
-    """Calls of the network of a model that names no number."""
+    """How often a model that names no number calls its network for an image.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_num_steps(bd.process.blurring(), "eps")
+        20
+    """
     if get_prediction(prediction).by_level:
         return process.num_levels
     return 20 if process.ends_in_noise else 50
@@ -251,7 +263,7 @@ def checked_settings(settings: SamplingSettings, process: Process, prediction: s
     sampler, num_steps, grid, eta, delta = settings
     get_sampler(sampler, process, prediction)
     check_count("num_steps", num_steps)
-    get_grid(grid)
+    get_grid(grid)(1, process)  # Raises where the process has no such times.
     if not is_number(eta) or not 0.0 <= eta <= 1.0:
         raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
     if not is_number(delta) or not 0.0 <= delta < math.inf:

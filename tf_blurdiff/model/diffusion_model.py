@@ -13,7 +13,7 @@ import numpy as np
 
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
 from tf_blurdiff.diffusion.likelihood import Bound, bits_per_dimension
-from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.diffusion.samplers import (
     SamplingSettings,
@@ -23,7 +23,7 @@ from tf_blurdiff.diffusion.samplers import (
     default_sampler,
     get_sampler,
 )
-from tf_blurdiff.errors import UserError, one_of
+from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
@@ -46,9 +46,11 @@ class DiffusionModel(keras.Model):
             `seed`, its dropout is reproducible.
         process: a `Process`.
         prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
-            residual to the next level, of heat_dissipation or cold.
+            residual to the next level, of heat_dissipation or cold. None is the one that goes with the process:
+            "eps", "less_blurred" for heat_dissipation, "x0" for cold and where blur leaves nothing of some frequency.
         image_shape: (H, W, C); None takes the network's own.
-        loss_type: "squared_error" or "absolute_error", of the prediction.
+        loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
+            "absolute_error" for a process without noise (cold).
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps. None for a model
             without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
@@ -82,9 +84,9 @@ class DiffusionModel(keras.Model):
         self,
         network: keras.Model,
         process: Process,
-        prediction: str = "eps",
+        prediction: str | None = None,
         image_shape: tuple[int, int, int] | None = None,
-        loss_type: str = "squared_error",
+        loss_type: str | None = None,
         ema_decay: float | None = 0.9999,
         clip_norm: float | None = 1.0,
         assumed_error: float = 0.05,
@@ -98,8 +100,10 @@ class DiffusionModel(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
+        prediction = default_prediction(process) if prediction is None else prediction
+        loss_type = default_loss_type(process) if loss_type is None else loss_type
         get_prediction(prediction, process)
-        one_of("loss_type", loss_type, learning.LOSSES)
+        get_loss(loss_type)
         self.network = network
         self.process = process
         self.prediction = prediction

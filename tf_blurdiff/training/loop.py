@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.config import schema as configs
+from tf_blurdiff.config import loading as configs
 from tf_blurdiff.data.batches import evenly_spaced_batches, training_batches
 from tf_blurdiff.data.sources import Images
 from tf_blurdiff.devices import Devices, open_devices

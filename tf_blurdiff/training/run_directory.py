@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from tf_blurdiff.config import schema as configs
+from tf_blurdiff.config import loading as configs
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.checkpoints import steps_in
