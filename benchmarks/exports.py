@@ -22,11 +22,11 @@ import tempfile
 
 from absl import flags
 from export_figures import SEEDS, measured, row
-from figure_file import figure_file
 from tqdm import tqdm
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import writable_file
 from tf_blurdiff.model.diffusion_model import load_model
 from tf_blurdiff.visualization import plotting
 
@@ -35,6 +35,11 @@ _MODELS = flags.DEFINE_multi_string(
 )
 _OUT = flags.DEFINE_string("out", None, "The folder for the exports (default: a temporary one).")
 _PICTURE = flags.DEFINE_string("picture", None, "The exports' images, a row a model: .png, .pdf or .svg.")
+flags.register_validator(
+    "picture",
+    lambda path: path is None or path.lower().endswith(plotting.FIGURE_SUFFIXES),
+    f"must end in {', '.join(plotting.FIGURE_SUFFIXES)}",
+)
 
 _COLUMNS = (
     "model", "process", "signatures", "sampler, steps", "MB", "written, s", "loaded, s", "first, s", "tenth, s",
@@ -44,7 +49,10 @@ _COLUMNS = (
 
 def main():
     """Prints the table, and draws the picture."""
-    picture = None if _PICTURE.value is None else figure_file("picture", _PICTURE.value)
+    picture = None
+    if _PICTURE.value is not None:
+        plotting.check_matplotlib()
+        picture = writable_file(_PICTURE.value, f"--picture {_PICTURE.value}")
     models = {path: load_model(path) for path in tqdm(_MODELS.value, desc="loading", unit="model", leave=False)}
     print(f"{len(SEEDS)} images a call; every time is that of one run")
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}", flush=True)

@@ -17,7 +17,6 @@ different originals. 0 is the same, 1 a stranger. A figure compares within its c
 import numpy as np
 import tensorflow as tf
 from absl import flags
-from figure_file import figure_file
 from perceptual import PerceptualDistance
 
 import tf_blurdiff as bd
@@ -26,6 +25,7 @@ from tf_blurdiff.config.schema import build_images, load_config
 from tf_blurdiff.data.sources import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
+from tf_blurdiff.files import writable_file
 from tf_blurdiff.model.diffusion_model import load_model
 from tf_blurdiff.visualization import plotting
 
@@ -41,6 +41,11 @@ _FEATURES = flags.DEFINE_multi_string(
     "features", [], "A feature network for a column of its own: classifier:PATH, efficientnet_lite0; repeatable."
 )
 _OUT = flags.DEFINE_string("out", "restoration.png", "The picture: .png, .pdf or .svg.")
+flags.register_validator(
+    "out",
+    lambda path: path.lower().endswith(plotting.FIGURE_SUFFIXES),
+    f"must end in {', '.join(plotting.FIGURE_SUFFIXES)}",
+)
 
 _SHOWN = 8
 _WINDOW = 7  # Of the structural similarity, in pixels: the usual 11 do not fit the smallest images.
@@ -48,7 +53,8 @@ _WINDOW = 7  # Of the structural similarity, in pixels: the usual 11 do not fit 
 
 def main():
     """Prints the table and draws the picture."""
-    out = figure_file("out", _OUT.value)
+    plotting.check_matplotlib()
+    out = writable_file(_OUT.value, f"--out {_OUT.value}")
     model, images = load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
     check(model, images)
     networks = [open_features(name, images.image_shape) for name in _FEATURES.value]
