@@ -17,7 +17,7 @@ from tf_blurdiff.evaluation.features import open_features
 from tf_blurdiff.networks.layers import UpsampleConv, attend
 
 BENCHMARKS = commands.ROOT / "benchmarks"
-sys.path.append(str(BENCHMARKS))  # Where its programs find each other.
+sys.path += [str(BENCHMARKS / folder) for folder in ("quality", "exports")]  # Where programs find each other.
 
 
 def load(place):
@@ -29,9 +29,9 @@ def load(place):
     return module
 
 
-operations, rounds, perceptual = load("speed/operations"), load("speed/rounds"), load("perceptual")
-miniature_tables = load("miniature_tables")
-export_figures, runtime_times = load("export_figures"), load("runtime_times")
+operations, rounds, perceptual = load("speed/operations"), load("speed/rounds"), load("quality/perceptual")
+miniature_tables = load("quality/miniature_tables")
+export_figures, runtime_times = load("exports/export_figures"), load("exports/runtime_times")
 
 
 def count(function, *shapes):
@@ -183,7 +183,7 @@ def model_files(tmp_path_factory):
 @pytest.mark.slow
 def test_exports_says_what_each_export_is_and_draws_it(model_files, tmp_path):
     given = [f"--model={path}" for path in model_files.values()]
-    result = program("exports", *given, "--picture=sheet.png", "--out=served", cwd=tmp_path)
+    result = program("exports/exports", *given, "--picture=sheet.png", "--out=served", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     header, _, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
     rows = {cells[0]: dict(zip(header, cells, strict=True)) for cells in rows}
@@ -240,7 +240,8 @@ def test_what_the_cpp_runtime_says_is_passed_on(doubling, tmp_path, output, mess
 def test_restoration_has_a_column_for_each_feature_network(model_files, tmp_path):
     """Every row's figures are numbers, and an image as blurred as given is nearer than a stranger."""
     arguments = ["--num_images=6", "--num_seeds=2", "--features=pixels", "--features=dct_energies"]
-    result = program("restoration", f"--model={model_files['blurring']}", *arguments, "--out=sheet.svg", cwd=tmp_path)
+    arguments += [f"--model={model_files['blurring']}", "--out=sheet.svg"]
+    result = program("quality/restoration", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     header, _, *rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines() if line.startswith("|")]
     assert header == ["task", "what", "PSNR, dB", "SSIM", "distance, pixels", "distance, dct_energies"]
@@ -255,12 +256,12 @@ def test_restoration_has_a_column_for_each_feature_network(model_files, tmp_path
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("exports", ["--model=nothing.keras"], "model file not found: nothing.keras"),
-        ("exports", ["--model=BLURRING", "--picture=sheet.gif"], "--picture=sheet.gif: must end in .png, .pdf, .svg"),
-        ("restoration", ["--model=BLURRING", "--out=."], "--out=.: must end in .png, .pdf, .svg"),
-        ("restoration", ["--model=BLURRING", "--out=file/a.png"], "--out file/a.png cannot be written"),
+        ("exports/exports", ["--model=nothing.keras"], "model file not found: nothing.keras"),
+        ("exports/exports", ["--model=digits", "--picture=a.gif"], "--picture=a.gif: must end in .png, .pdf, .svg"),
+        ("quality/restoration", ["--model=BLURRING", "--out=."], "--out=.: must end in .png, .pdf, .svg"),
+        ("quality/restoration", ["--model=BLURRING", "--out=file/a.png"], "--out file/a.png cannot be written"),
         (
-            "restoration",
+            "quality/restoration",
             ["--model=BLURRING", "--set=data.image_size=16", "--set=network.attention_resolutions=[8]"],
             "--config: images (8, 8, 1), the model's, are expected. Received: (16, 16, 1)",
         ),

@@ -1,6 +1,6 @@
 """The CIFAR-10 and LSUN configs at their full size: parameters, a training step on the processor, memory for a GPU.
 
-    python benchmarks/full_size.py
+    python benchmarks/speed/full_size.py
 
 For each config, processes of their own train one step at two small batch sizes, on TFDS's mock data (noise in the data
 set's form). The memory of an image is the difference of the two processes' peaks, per image; it holds the activations

@@ -1,7 +1,7 @@
 """How well a model restores images that it has not seen: deblurring, twice the size, and a part filled in.
 
     python -m tf_blurdiff.train --config digits.yaml --run_dir runs/held_out --set 'data.split=train[:80%]'
-    python benchmarks/restoration.py --model runs/held_out/model.keras --config digits.yaml \
+    python benchmarks/quality/restoration.py --model runs/held_out/model.keras --config digits.yaml \
         --set 'data.split=train[80%:]' --features efficientnet_lite0 --out restoration.png
 
 For each task the peak signal-to-noise ratio and the structural similarity (Wang et al., 2004) to the originals: of the

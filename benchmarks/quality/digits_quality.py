@@ -1,6 +1,6 @@
 """How good a digits model's samples are, for several samplers and numbers of steps.
 
-    python benchmarks/digits_quality.py --model runs/digits/model.keras
+    python benchmarks/quality/digits_quality.py --model runs/digits/model.keras
 
 For each row: the Frechet distance in pixel space between samples and all real digits; the share of samples that a
 classifier is more than 90 % sure of, over the same share of real digits; and the rarest class's share. The classifier,

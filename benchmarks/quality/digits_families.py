@@ -1,6 +1,6 @@
 """The four families on the digits, side by side: one picture, one table.
 
-    python benchmarks/digits_families.py --runs runs --out docs/families.png
+    python benchmarks/quality/digits_families.py --runs runs --out docs/families.png
 
 It expects the models of the configs digits, digits_gaussian, digits_heat_dissipation and digits_cold in folders of
 these names: the same network, trained for the same number of steps. Each samples with its own sampler and steps. The

@@ -1,6 +1,6 @@
 """How far deterministic samplers are from the exact result, by sampler, grid and calls of the network.
 
-    python benchmarks/solver_convergence.py
+    python benchmarks/quality/solver_convergence.py
 
 The data are Gaussian and diagonal in the DCT basis, with standard deviation 0.6 / (1 + eigenvalue), so that the
 denoiser is exact and the final variance known. Printed is its relative error in percent, the mean over all coefficients

@@ -1,6 +1,6 @@
 """What an export is: its size, how long it takes to write and to load, and whether its images are the model's.
 
-    python benchmarks/exports.py --model runs/digits/model.keras --model runs/digits_gaussian/model.keras
+    python benchmarks/exports/exports.py --model runs/digits/model.keras --model runs/digits_gaussian/model.keras
 
 Each model is exported with its own sampler and steps, and loaded in TensorFlow's C++ runtime as a server would: in a
 process of its own, without Python TensorFlow, XLA off. There the seeds 0 to 7 are drawn ten times, as one batch. The

@@ -1,6 +1,6 @@
 """How good a digits model's samples are by sampler, grid, number of calls and spectral clipping.
 
-    python benchmarks/digits_solvers.py --model runs/digits/model.keras
+    python benchmarks/quality/digits_solvers.py --model runs/digits/model.keras
 
 Two tables. The first goes through samplers and grids; the second through ways to tame `x0_hat`: spectral clipping with
 several bounds or none, and the Wiener weight with several assumed errors or none. Each row: the Frechet distance to all

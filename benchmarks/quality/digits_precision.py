@@ -2,7 +2,7 @@
 
     python -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits
     python -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits_bf16 --set train.precision=mixed_bfloat16
-    python benchmarks/digits_precision.py --model runs/digits/model.keras --model runs/digits_bf16/model.keras
+    python benchmarks/quality/digits_precision.py --model runs/digits/model.keras --model runs/digits_bf16/model.keras
 
 For each model the distances of `digits_scores`, and how far the same seeds' images are from those of the same weights
 in the other precision, in grey levels.

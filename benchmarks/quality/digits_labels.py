@@ -1,6 +1,6 @@
 """Digits on request: how often a classifier sees the digit that a model with labels was asked for.
 
-    python benchmarks/digits_labels.py --model runs/digits_labels/model.keras
+    python benchmarks/quality/digits_labels.py --model runs/digits_labels/model.keras
 
 For several strengths of guidance: the share of samples, as many of each class, that the classifier gives their label;
 and their Frechet distances to the real digits, as in digits_solvers.py. The classifier is fitted on one half of the
