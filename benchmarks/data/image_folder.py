@@ -7,7 +7,7 @@ The first time, it cuts 20,000 overlapping 64x64 patches out of the photographs 
 photograph's in a folder of its own, and damages ten of the files. Another set of photographs: --photographs.
 Then, for each way to keep pictures, a process of its own reads three epochs of training batches, and nothing else:
 images a second, and the process's peak memory after each epoch. The last column counts the damaged files that stderr
-named.
+named. Three minutes on two cores, and as many more for the patches.
 """
 
 import contextlib

@@ -5,6 +5,7 @@
 Each model is exported with its own sampler and steps, and loaded in TensorFlow's C++ runtime as a server would: in a
 process of its own, without Python TensorFlow, XLA off. There the seeds 0 to 7 are drawn ten times, as one batch. The
 first call prepares the graph, which is what warm-up requests are for; the tenth is what a server gives from then on.
+About half a minute a model.
 
 Columns of the table:
     MB: all files of the export. Written: tracing, saving, and drawing the known images.

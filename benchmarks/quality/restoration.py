@@ -11,7 +11,8 @@ distribution is nearest. The picture has the originals in its first row, then th
 
 Both look at pixels. For each of --features there is a column of how far the images look from their originals: the mean
 distance between the features of an image and of its original, divided by the mean distance between those of two
-different originals. 0 is the same, 1 a stranger. A figure compares within its column only.
+different originals. 0 is the same, 1 a stranger. A figure compares within its column only. On two cores the digits
+take about five minutes, Fashion-MNIST at 28x28 about half an hour.
 """
 
 import numpy as np
@@ -58,8 +59,8 @@ def main():
     model, images = load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
     check(model, images)
     networks = [open_features(name, images.image_shape) for name in _FEATURES.value]
-    singles = images.single_images(limit=_NUM_IMAGES.value).batch(_NUM_IMAGES.value)
-    originals = to_unit_range(next(iter(singles))).numpy()
+    count = min(_NUM_IMAGES.value, images.num_images)
+    originals = to_unit_range(images.read(np.arange(count) * images.num_images // count)).numpy()
     scores = {"PSNR, dB": (psnr, ".2f"), "SSIM": (ssim, ".3f")}
     for network in networks:
         distance = PerceptualDistance(network, originals)
