@@ -37,9 +37,9 @@ def folder(tmp_path_factory):
 
 
 def run(command_lines, folder):
-    """Runs programs of the benchmarks by their places."""
-    words = [[BENCHMARKS / f"{place}.py", *arguments] for place, *arguments in command_lines]
-    return commands.run_forked(words, cwd=folder)
+    """Runs programs of the benchmarks, `{name: [place, argument, ...]}`, and returns `{name: finished process}`."""
+    words = [[BENCHMARKS / f"{place}.py", *arguments] for place, *arguments in command_lines.values()]
+    return dict(zip(command_lines, commands.run_forked(words, cwd=folder, timeout=1800)))
 
 
 def tables(done):
@@ -93,7 +93,7 @@ def done(folder):
         ],
     }  # fmt: skip
     small |= {line: line.split() for line in MISTAKES}
-    return dict(zip(small, run(small.values(), folder)))
+    return run(small, folder)
 
 
 def test_families_are_scored_and_drawn(done, folder):
@@ -149,7 +149,7 @@ def slowly_done(folder):
         "limit": ["speed/limit", "--sizes=8x8x1", "--rounds=1"],
         "full_size": ["speed/full_size", "--rows=DDPM's network for CIFAR-10", "--batch_sizes=1,2"],
     }  # fmt: skip
-    return dict(zip(small, run(small.values(), folder)))
+    return run(small, folder)
 
 
 @pytest.mark.slow
