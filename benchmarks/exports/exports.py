@@ -25,10 +25,10 @@ from absl import flags
 from export_figures import SEEDS, measured, row
 from tqdm import tqdm
 
+import tf_blurdiff as bd
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file
-from tf_blurdiff.model.diffusion_model import load_model
 from tf_blurdiff.visualization import plotting
 
 _MODELS = flags.DEFINE_multi_string(
@@ -54,7 +54,7 @@ def main():
     if _PICTURE.value is not None:
         plotting.check_matplotlib()
         picture = writable_file(_PICTURE.value, f"--picture {_PICTURE.value}")
-    models = {path: load_model(path) for path in tqdm(_MODELS.value, desc="loading", unit="model", leave=False)}
+    models = {path: bd.load_model(path) for path in tqdm(_MODELS.value, desc="loading", unit="model", leave=False)}
     print(f"{len(SEEDS)} images a call; every time is that of one run")
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}", flush=True)
     exports = {}

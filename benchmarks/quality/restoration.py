@@ -27,7 +27,6 @@ from tf_blurdiff.data.sources import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
 from tf_blurdiff.files import writable_file
-from tf_blurdiff.model.diffusion_model import load_model
 from tf_blurdiff.visualization import plotting
 
 _MODEL = flags.DEFINE_string(
@@ -56,7 +55,7 @@ def main():
     """Prints the table and draws the picture."""
     plotting.check_matplotlib()
     out = writable_file(_OUT.value, f"--out {_OUT.value}")
-    model, images = load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
+    model, images = bd.load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
     check(model, images)
     networks = [open_features(name, images.image_shape) for name in _FEATURES.value]
     count = min(_NUM_IMAGES.value, images.num_images)
