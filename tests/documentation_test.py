@@ -28,15 +28,15 @@ NOT_RUN = {
     "tensorflow_model_server": "in no package registry",
     "python export/client.py --model classes": "needs a served model with labels",
     "python export/client.py --model digits --signature png_": "needs pictures and an export with --restoration",
-    "python benchmarks/fashion_mnist.py": "needs a Debian package with the data",
+    "python benchmarks/data/fashion_mnist.py": "needs a Debian package with the data",
     "python -m tf_blurdiff.train --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.evaluate --model fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
-    "python benchmarks/miniature.py": "needs that data, and hours",
-    "python benchmarks/image_folder.py": "needs Debian packages with photographs",
-    "python benchmarks/restoration.py": "needs a model that was trained on a part of the digits",
-    "python benchmarks/full_size.py": "needs many minutes and 10 GB",
+    "python benchmarks/quality/miniature.py": "needs that data, and hours",
+    "python benchmarks/data/image_folder.py": "needs Debian packages with photographs",
+    "python benchmarks/quality/restoration.py": "needs a model that was trained on a part of the digits",
+    "python benchmarks/speed/full_size.py": "needs many minutes and 10 GB",
 }
 
 

@@ -1,7 +1,8 @@
 """A program that runs many command lines, each in a fork of one process that has imported the package.
 
-So the seconds of TensorFlow's import are spent once. On stdin: a list of [name, argument, ...] in JSON; on stdout, in
-the same order: [[status, stdout, stderr], ...].
+So the seconds of TensorFlow's import are spent once. On stdin: a list of [program, argument, ...] in JSON, each program
+the name of a command of the package or the path of a file; on stdout, in the same order: [[status, stdout, stderr],
+...].
 """
 
 import json
@@ -55,7 +56,11 @@ def _start(words, output):
 def _run(words):
     sys.argv = words
     try:
-        runpy.run_module(f"tf_blurdiff.{words[0]}", run_name="__main__", alter_sys=True)
+        if words[0].endswith(".py"):
+            sys.path.insert(0, os.path.dirname(words[0]))  # As the interpreter does.
+            runpy.run_path(words[0], run_name="__main__")
+        else:
+            runpy.run_module(f"tf_blurdiff.{words[0]}", run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return end.code or 0
     except BaseException:

@@ -1,11 +1,12 @@
 """Prepares Fashion-MNIST for TFDS without a network: from Debian's package of it.
 
     apt-get install dataset-fashion-mnist
-    python benchmarks/fashion_mnist.py --data_dir fashion_data
+    python benchmarks/data/fashion_mnist.py --data_dir fashion_data
     python -m tf_blurdiff.train --config fashion_mnist.yaml --set data.root=fashion_data
 
-TFDS knows the files' checksums. Debian's are the same but for the names and times in their gzip headers, which the
-package leaves out; here they are put back. With a network none of this is needed: TFDS downloads the files itself.
+It prints the number of images of each split, after about a minute. TFDS knows the files' checksums. Debian's are the
+same but for the names and times in their gzip headers, which the package leaves out; here they are put back. With a
+network none of this is needed: TFDS downloads the files itself.
 """
 
 import pathlib

@@ -1,22 +1,21 @@
 """The CIFAR-10 and LSUN configs at their full size: parameters, a training step on the processor, memory for a GPU.
 
-    python benchmarks/full_size.py
+    python benchmarks/speed/full_size.py
 
-For each config, processes of their own train one step at two small batch sizes, on TFDS's mock data (noise in the data
-set's form). The memory of an image is the difference of the two processes' peaks, per image; it holds the activations
-that the gradient needs. What a GPU needs is then estimated as `bytes of the state + batch size * bytes of an image`.
-The state is five numbers of four bytes a parameter: weight, gradient, Adam's two moments, average. Nothing here ran on
-a GPU, whose convolutions ask for work space of their own.
+For each config, processes of their own make two training steps at two small batch sizes, on noise; of the second step
+the time is printed. The memory of an image is the difference of the two processes' peaks, per image; it holds the
+activations that the gradient needs. What a GPU needs is then estimated as `bytes of the state + batch size * bytes of
+an image`. The state is five numbers of four bytes a parameter: weight, gradient, Adam's two moments, average. Nothing
+here ran on a GPU, whose convolutions ask for work space of their own. On two cores: about ten minutes, and 10 GB.
 """
 
 import math
 import multiprocessing
 import resource
-import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 
 from absl import flags
+from rounds import times_of
 
 from tf_blurdiff import command_line
 
@@ -61,32 +60,21 @@ def in_new_process(name, batch_size):
 
 def measure(name, batch_size, precision):
     """(parameters, seconds of the second step, peak bytes of the process, the config's own batch size)."""
-    import tensorflow_datasets as tfds
+    import tensorflow as tf
 
-    from tf_blurdiff.config.loading import load_config
-    from tf_blurdiff.training import loop as training
+    import tf_blurdiff as bd
+    from tf_blurdiff.config.loading import build_model, load_config
 
     name, overrides, _ = _ROWS[name]
-    full = load_config(name)
-    settings = [*overrides, "train.steps=2", f"train.batch_size={batch_size}", f"train.precision={precision}"]
-    config = load_config(name, [*settings, "train.strategy=one_device"])
-    seconds = []
-    run_block = training.Run._run_block
-
-    def timed(*arguments):
-        started = time.monotonic()
-        result = run_block(*arguments)
-        seconds.append(time.monotonic() - started)
-        return result
-
-    training.Run._run_block = timed
-    # Sampling and judging are not what is measured.
-    training.Run._draw_samples = training.Run._save = lambda self, step: None
-    with tempfile.TemporaryDirectory() as folder, tfds.testing.mock_data(num_examples=2 * batch_size):
-        model = training.train(config, folder, verbose=False)
+    config = load_config(name, [*overrides, f"train.precision={precision}"])
+    model = build_model(config)
+    model.compile(bd.optimizers.Adam(1e-4))
+    step = tf.function(model.train_step, autograph=False)
+    images = tf.random.stateless_uniform((batch_size, *config.image_shape), [0, 0], -1.0, 1.0)
+    *_, seconds = times_of(lambda: float(step(images)["loss"]), 2)
     parameters = sum(math.prod(weight.shape) for weight in model.network.trainable_variables)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return parameters, seconds[-1], peak, full.train.batch_size
+    return parameters, seconds, peak, config.train.batch_size
 
 
 if __name__ == "__main__":

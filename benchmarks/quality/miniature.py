@@ -1,8 +1,8 @@
 """The paper in miniature: the four families and the strength of the blur, on Fashion-MNIST at 16x16.
 
-    python benchmarks/miniature.py --runs runs/miniature
-    python benchmarks/miniature.py --runs runs/miniature --part evaluate --only blurring --only gaussian
-    python benchmarks/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
+    python benchmarks/quality/miniature.py --runs runs/miniature
+    python benchmarks/quality/miniature.py --runs runs/miniature --part evaluate --only blurring --only gaussian
+    python benchmarks/quality/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
 
 Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
 `evaluate` draws and scores the samples of every run, `calls` those of other samplers and numbers of calls for one

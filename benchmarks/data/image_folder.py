@@ -1,13 +1,13 @@
 """How fast a folder of pictures is read, in what memory, and that damaged files in it are named and skipped.
 
     apt-get install plasma-workspace-wallpapers mate-backgrounds lomiri-wallpapers-16.04
-    python benchmarks/image_folder.py --root patches
+    python benchmarks/data/image_folder.py --root patches
 
 The first time, it cuts 20,000 overlapping 64x64 patches out of the photographs in those Debian packages, each
 photograph's in a folder of its own, and damages ten of the files. Another set of photographs: --photographs.
 Then, for each way to keep pictures, a process of its own reads three epochs of training batches, and nothing else:
 images a second, and the process's peak memory after each epoch. The last column counts the damaged files that stderr
-named.
+named. Three minutes on two cores, and as many more for the patches.
 """
 
 import contextlib

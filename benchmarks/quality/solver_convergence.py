@@ -1,11 +1,11 @@
 """How far deterministic samplers are from the exact result, by sampler, grid and calls of the network.
 
-    python benchmarks/solver_convergence.py
+    python benchmarks/quality/solver_convergence.py
 
 The data are Gaussian and diagonal in the DCT basis, with standard deviation 0.6 / (1 + eigenvalue), so that the
 denoiser is exact and the final variance known. Printed is its relative error in percent, the mean over all coefficients
 of its absolute value, and the slope of its fall on a log scale between 20 and 160 calls. What a network gets wrong is
-not in it: digits_solvers.py shows that.
+not in it: `digits.py --part solvers` shows that. It takes about a minute.
 """
 
 import functools

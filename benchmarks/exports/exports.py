@@ -1,10 +1,11 @@
 """What an export is: its size, how long it takes to write and to load, and whether its images are the model's.
 
-    python benchmarks/exports.py --model runs/digits/model.keras --model runs/digits_gaussian/model.keras
+    python benchmarks/exports/exports.py --model runs/digits/model.keras --model runs/digits_gaussian/model.keras
 
 Each model is exported with its own sampler and steps, and loaded in TensorFlow's C++ runtime as a server would: in a
 process of its own, without Python TensorFlow, XLA off. There the seeds 0 to 7 are drawn ten times, as one batch. The
 first call prepares the graph, which is what warm-up requests are for; the tenth is what a server gives from then on.
+About half a minute a model.
 
 Columns of the table:
     MB: all files of the export. Written: tracing, saving, and drawing the known images.
@@ -22,12 +23,12 @@ import tempfile
 
 from absl import flags
 from export_figures import SEEDS, measured, row
-from figure_file import figure_file
 from tqdm import tqdm
 
+import tf_blurdiff as bd
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.loading import load_model
+from tf_blurdiff.files import writable_file
 from tf_blurdiff.visualization import plotting
 
 _MODELS = flags.DEFINE_multi_string(
@@ -35,6 +36,11 @@ _MODELS = flags.DEFINE_multi_string(
 )
 _OUT = flags.DEFINE_string("out", None, "The folder for the exports (default: a temporary one).")
 _PICTURE = flags.DEFINE_string("picture", None, "The exports' images, a row a model: .png, .pdf or .svg.")
+flags.register_validator(
+    "picture",
+    lambda path: path is None or path.lower().endswith(plotting.FIGURE_SUFFIXES),
+    f"must end in {', '.join(plotting.FIGURE_SUFFIXES)}",
+)
 
 _COLUMNS = (
     "model", "process", "signatures", "sampler, steps", "MB", "written, s", "loaded, s", "first, s", "tenth, s",
@@ -44,8 +50,11 @@ _COLUMNS = (
 
 def main():
     """Prints the table, and draws the picture."""
-    picture = None if _PICTURE.value is None else figure_file("picture", _PICTURE.value)
-    models = {path: load_model(path) for path in tqdm(_MODELS.value, desc="loading", unit="model", leave=False)}
+    picture = None
+    if _PICTURE.value is not None:
+        plotting.check_matplotlib()
+        picture = writable_file(_PICTURE.value, f"--picture {_PICTURE.value}")
+    models = {path: bd.load_model(path) for path in tqdm(_MODELS.value, desc="loading", unit="model", leave=False)}
     print(f"{len(SEEDS)} images a call; every time is that of one run")
     print(f"| {' | '.join(_COLUMNS)} |\n|{'---|' * len(_COLUMNS)}", flush=True)
     exports = {}

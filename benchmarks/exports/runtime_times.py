@@ -45,7 +45,7 @@ def times_in_cpp_runtime(export_dir, feeds, output, num_calls, progress=lambda: 
         RuntimeError: the process failed; the message is its own.
     """
     (package,) = importlib.util.find_spec("tf_blurdiff").submodule_search_locations
-    runtime = pathlib.Path(package, "cpp_runtime.py")
+    runtime = pathlib.Path(package, "serving", "cpp_runtime.py")
     with tempfile.TemporaryDirectory() as folder:
         given, reply, errors = (pathlib.Path(folder, name) for name in ("feeds.npz", "reply.npz", "errors.txt"))
         np.savez(given, **feeds)

@@ -12,10 +12,10 @@ from runtime_times import Times, times_in_cpp_runtime
 from tensorflow.core.protobuf import saved_model_pb2
 from tqdm import tqdm
 
+import tf_blurdiff as bd
 from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.serving import assets as export_assets
-from tf_blurdiff.serving.savedmodel import export_savedmodel
 from tf_blurdiff.serving.verification import verify
 
 SEEDS = np.arange(8, dtype=np.int64)
@@ -45,7 +45,7 @@ def measured(model, base_dir):
             progress.set_description(f"{base_dir.name}: {what}")
 
         start = time.perf_counter()
-        path = export_savedmodel(model, base_dir)
+        path = bd.export_savedmodel(model, base_dir)
         written = time.perf_counter() - start
         next_is("in the C++ runtime")
         manifest = json.loads((path / export_assets.FOLDER / export_assets.MANIFEST).read_text())
