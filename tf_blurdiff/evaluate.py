@@ -19,7 +19,7 @@ import sys
 
 from absl import flags
 
-from tf_blurdiff import command_line
+from tf_blurdiff import __version__, command_line
 from tf_blurdiff.config.schema import build_images, load_config
 from tf_blurdiff.devices import STRATEGIES, open_devices
 from tf_blurdiff.diffusion.grids import GRIDS
@@ -121,9 +121,8 @@ def _features(image_shape):
 def _about(config, real, devices):
     data = config.data
     where = ", ".join(str(value) for value in (data.source, data.name, data.root) if value)
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("tf_blurdiff", "tensorflow", "keras", "numpy")
-    ]
+    versions = [f"tf_blurdiff {__version__}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")]
     as_text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return {
         "command": shlex.join(["python", "-m", "tf_blurdiff.evaluate", *sys.argv[1:]]),
