@@ -129,7 +129,7 @@ def test_the_pages_commands_run_in_their_order(folder, forks):
     finally:
         for server in servers:
             server.send_signal(signal.SIGTERM)
-            server.wait(30)
+            server.wait(60)
     assert servers and len(ran) >= 8
     assert (folder / "grid.png").is_file()
 

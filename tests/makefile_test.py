@@ -13,7 +13,7 @@ MAKEFILE = commands.ROOT / "Makefile"
 # A Python that says it is of another version, and may lack a module.
 FAKE = """#!/bin/sh
 shift
-exec {python} -c 'import sys; sys.version_info = ({version}, 1); sys.modules.update({missing}); exec(sys.argv[1])' "$1"
+exec {python} -S -c 'import sys; sys.version_info = ({version}, 1); sys.modules.update({missing}); exec(sys.argv[1])' "$1"
 """
 
 
