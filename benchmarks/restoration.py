@@ -26,7 +26,7 @@ from tf_blurdiff.config.schema import build_images, load_config
 from tf_blurdiff.data.sources import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.visualization import plotting
 
 _MODEL = flags.DEFINE_string(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, one_of
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
@@ -92,8 +92,7 @@ def open_devices(name="auto", replicas=None, in_step=True):
         >>> open_devices("one_device").num_replicas
         1
     """
-    if name not in STRATEGIES:
-        raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
+    one_of("strategy", name, STRATEGIES)
     if replicas is not None and replicas < 1:
         raise UserError(f"replicas must be 1 or more, or null. Received: {replicas!r}")
     workers, worker = _workers()

@@ -13,7 +13,7 @@ from tf_blurdiff import command_line
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.networks.precision import PRECISIONS
 from tf_blurdiff.serving.savedmodel import export_savedmodel
 from tf_blurdiff.serving.verification import verify

@@ -30,7 +30,7 @@ from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file, writable_folder
 from tf_blurdiff.generation import SETTINGS_FILE, generate
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.networks.precision import PRECISIONS
 
 _MODEL = flags.DEFINE_string(

@@ -31,7 +31,7 @@ from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.visualization import inspection, plotting
 
 # Times of an animation of the forward process, and the most rows of a sheet.

@@ -19,8 +19,8 @@ from tf_blurdiff.evaluation.metrics import (
 )
 from tf_blurdiff.evaluation.reference import KEPT, MIN_IMAGES, gather_features, real_features
 from tf_blurdiff.generation import SETTINGS_FILE, generate
-from tf_blurdiff.model.diffusion_model import DiffusionModel, load_model
-from tf_blurdiff.model.loading import find_model
+from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model.loading import find_model, load_model
 
 METRICS = ("frechet", "kernel", "precision_recall", "bits")
 # Of a sheet of samples with their neighbours: so many samples, each before so many real images.
@@ -100,7 +100,9 @@ def open_candidates(paths, reference, samples, samplers=(None,), nums_steps=(Non
         model.check_prior()
         for sampler in samplers:
             for num_steps in nums_steps:
-                settings, _ = model.sampling(sampler, num_steps, samples.grid, samples.eta, samples.delta)
+                settings = model.sampling_settings(
+                    sampler=sampler, num_steps=num_steps, grid=samples.grid, eta=samples.eta, delta=samples.delta
+                )
                 labels = _labels(model, reference, samples.num_images)
                 model.conditions(labels, samples.guidance_scale, samples.num_images)
                 name = _unused(f"{_name(path)}-{settings.sampler}-{settings.num_steps}", names)

@@ -19,6 +19,7 @@ from tf_blurdiff.data.sources import DataError, measure_throughput, to_unit_rang
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically
+from tf_blurdiff.model.learning import ema_losses
 from tf_blurdiff.networks.optimizers import Adam
 from tf_blurdiff.networks.precision import processor_lacks
 from tf_blurdiff.training.checkpoints import Checkpoints
@@ -352,7 +353,7 @@ class Run:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _judge(self, x0, label=None):
-        return self.model.averaged_losses(x0, label)
+        return ema_losses(self.model, (x0, label))
 
     def _save_model(self, names):
         # Keras writes the optimizer of a compiled model, which would double the file.
