@@ -35,7 +35,7 @@ def imported(path):
     """The modules of the package that a file imports, by their dotted names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tf_blurdiff":
-            yield from (f"tf_blurdiff.{alias.name}" for alias in node.names)
+            yield from (f"tf_blurdiff.{alias.name}" for alias in node.names if alias.name != "__version__")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tf_blurdiff."):
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(NAMES.values())
             yield from inside or {node.module}

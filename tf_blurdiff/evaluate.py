@@ -19,7 +19,7 @@ import sys
 
 from absl import flags
 
-from tf_blurdiff import command_line
+from tf_blurdiff import __version__, command_line
 from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.devices import STRATEGIES, open_devices
 from tf_blurdiff.diffusion.grids import GRIDS
@@ -122,9 +122,8 @@ def _about(config, real, devices):
     data = config.data.model_dump()
     split = data.get("split", "train")
     where = ", ".join(str(data[key]) for key in ("source", "name", "root") if data.get(key))
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("tf_blurdiff", "tensorflow", "keras", "numpy")
-    ]
+    versions = [f"tf_blurdiff {__version__}"]
+    versions += [f"{name} {importlib.metadata.version(name)}" for name in ("tensorflow", "keras", "numpy")]
     as_text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return {
         "command": shlex.join(["python", "-m", "tf_blurdiff.evaluate", *sys.argv[1:]]),

@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.evaluation.features import FeatureNetwork, open_features
 from tf_blurdiff.evaluation.metrics import frechet_distance
 
