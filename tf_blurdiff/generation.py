@@ -23,6 +23,7 @@ from tf_blurdiff.data.image_files import read_image
 from tf_blurdiff.data.sources import to_uint8
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import write_atomically, writing
 from tf_blurdiff.model.arguments import checked_seeds
 
 # Says beside the images how they were made.
@@ -102,7 +103,7 @@ def generate(
     made_by = {"model": _fingerprint(model), **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
     label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
-    with _one_line_for_what_fails(out, batch_size):
+    with writing(out), _enough_memory(batch_size):
         if out.suffix == ".npz":
             _generate_file(out, label_of, made_by, model.image_shape, devices, draw, verbose)
         else:
@@ -133,7 +134,7 @@ def _generate_file(out, label_of, made_by, image_shape, devices, draw, verbose):
     else:
         _generate_folder(parts, label_of, made_by, devices, draw, verbose)
         if devices.is_chief:
-            _pack(out, parts, label_of, made_by, image_shape)
+            write_atomically(out, lambda path: _write_npz(path, parts, label_of, made_by, image_shape))
     if devices.is_chief:
         shutil.rmtree(parts, ignore_errors=True)
 
@@ -194,9 +195,7 @@ def _begin(folder, made_by, worker):
         if _present(folder):
             raise UserError(f"{folder} holds images but no {SETTINGS_FILE}; expected an empty folder, or one to resume")
         # Of workers that begin together, the last one's stays.
-        temporary = folder / f".{SETTINGS_FILE}.writing-{worker}"
-        temporary.write_text(json.dumps(made_by, indent=1) + "\n")
-        os.replace(temporary, path)
+        write_atomically(path, lambda path: path.write_text(json.dumps(made_by, indent=1) + "\n"), f"-{worker}")
     _check_settings(folder, path.read_text(), made_by)
 
 
@@ -254,10 +253,8 @@ def _write_png(path, image, label):
     text = PngImagePlugin.PngInfo()
     if label is not None:
         text.add_text("label", str(label))
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    pixels = image[:, :, 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
-    os.replace(temporary, path)
+    picture = Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image)
+    write_atomically(path, lambda path: picture.save(path, format="PNG", pnginfo=text), f"-{os.getpid()}")
 
 
 def _wait_for_others(folder, seeds, verbose):
@@ -276,9 +273,8 @@ def _columns(label_of):
     return columns
 
 
-def _pack(out, folder, label_of, made_by, image_shape):
-    temporary = out.with_name(f".{out.name}.writing")
-    with zipfile.ZipFile(temporary, "w") as archive:
+def _write_npz(path, folder, label_of, made_by, image_shape):
+    with zipfile.ZipFile(path, "w") as archive:
         archive.comment = json.dumps(made_by).encode()  # Where it is in nobody's way.
         # As numpy.savez would, but an image at a time.
         with archive.open("image.npy", "w", force_zip64=True) as member:
@@ -289,14 +285,11 @@ def _pack(out, folder, label_of, made_by, image_shape):
         for name, values in _columns(label_of).items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, values)
-    os.replace(temporary, out)
 
 
 @contextlib.contextmanager
-def _one_line_for_what_fails(out, batch_size):
+def _enough_memory(batch_size):
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     except tf.errors.ResourceExhaustedError:
         raise UserError(f"batch_size must be smaller: {batch_size} images do not fit in a device's memory") from None

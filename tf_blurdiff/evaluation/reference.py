@@ -15,6 +15,7 @@ from tqdm import tqdm
 from tf_blurdiff.data.image_files import DataError
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import FeatureStatistics
+from tf_blurdiff.files import writable_folder, write_atomically, writing
 
 # Features of so many images of a set stay in memory, for the metrics that need them one by one.
 KEPT = 10_000
@@ -176,7 +177,7 @@ def real_features(reference, digest, network, size_of_one, cache_dir):
     # What a damaged file raises depends on where the damage is; it is then written anew.
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _read(path)
-    _make_folder(path.parent)
+    writable_folder(path.parent, f"cache_dir {path.parent}")
     what = f"real {network.name}"
     parts = [
         gather_features(network, reference.batches(first, last, what), KEPT // 2)
@@ -198,25 +199,11 @@ def _read(path):
     return RealFeatures(*parts)
 
 
-def _make_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from None
-
-
 def _write(path, parts):
     arrays = {}
     for number, (statistics, kept) in enumerate(parts):
         arrays |= {f"kept_{number}": kept, f"count_{number}": statistics.count}
         arrays |= {f"mean_{number}": statistics.mean, f"scatter_{number}": statistics.scatter}
-    # A name of this process's own: two evaluations may write the same at once.
-    temporary = path.with_name(f".{path.stem}.writing-{os.getpid()}.npz")
-    try:
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"--cache_dir {path.parent} cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with writing(f"cache_dir {path.parent}"):
+        # Two evaluations may write the same at once.
+        write_atomically(path, lambda temporary: np.savez(temporary, **arrays), writer=f"-{os.getpid()}")

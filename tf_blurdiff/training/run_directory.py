@@ -10,9 +10,9 @@ import os
 import re
 import socket
 
+from tf_blurdiff import files
 from tf_blurdiff.config import schema as configs
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.checkpoints import steps_in
 
 # What a run may change on the way: how far it goes, what it shows and what it runs on, but not what it learns.
@@ -46,17 +46,12 @@ def locked(run_dir):
         yield
 
 
-@contextlib.contextmanager
 def writing(run_dir, what):
-    """Turns a failure to write `what` into a UserError that says what is still whole."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error.strerror or error).strip().splitlines()[0]
-        raise UserError(
-            f"run directory {run_dir} cannot be written ({what}: {reason}); checkpoints that were there are whole. "
-            "Make room or give permission; the same command then goes on"
-        ) from error
+    """Turns a failure to write `what` into a UserError that says what is still whole; a context manager."""
+    return files.writing(
+        f"run directory {run_dir} ({what})",
+        "; checkpoints that were there are whole. Make room or give permission; the same command then goes on",
+    )
 
 
 def check_config(config, run_dir):
@@ -100,7 +95,7 @@ class MetricsLog:
         """Removes what a run wrote after its last checkpoint: it will be written again."""
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-            write_atomically(self.path, lambda path: path.write_text("".join(kept)))
+            files.write_atomically(self.path, lambda path: path.write_text("".join(kept)))
 
     def best(self, name):
         """(value, step) of the smallest value of that name; (inf, None) without one."""
