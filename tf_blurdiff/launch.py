@@ -19,8 +19,6 @@ import sys
 import threading
 import time
 
-from absl import flags
-
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.training.interruption import Interruption
@@ -33,8 +31,9 @@ _CALM_PROGRESS = {"TQDM_MININTERVAL": "10"}
 # A user's mistake is one on every try.
 _HOPELESS = 2
 
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "How many processes.", lower_bound=1)
-_MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 3, "How often all are started again.", lower_bound=0)
+FLAGS = command_line.Flags()
+_NUM_WORKERS = FLAGS.integer("num_workers", 2, "How many processes.", lower_bound=1)
+_MAX_RESTARTS = FLAGS.integer("max_restarts", 3, "How often all are started again.", lower_bound=0)
 
 
 def main():
@@ -166,4 +165,4 @@ def _mark_lines(process, number, output):
 
 
 if __name__ == "__main__":
-    command_line.run(main, takes_command=True)
+    command_line.run(main, FLAGS.values, takes_command=True)
