@@ -1,5 +1,6 @@
 """The command lines as a user meets them: what they answer, and what they say to a mistake."""
 
+import functools
 import re
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.support import commands
-from tf_blurdiff import command_line
+from tf_blurdiff import command_line, export, sample
 from tf_blurdiff.data.sources import to_uint8
 from tf_blurdiff.errors import UserError
 
@@ -100,6 +101,19 @@ MISTAKES = {
         ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--features", "vgg", "--cache_dir", "c"],
         "features must be one of",
     ),
+    "features that cannot be told apart": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml"]
+        + ["--features", "classifier:a", "--features", "classifier:b"],
+        "--features must be of different kinds. Received: classifier:a, classifier:b",
+    ),
+    "bound of one image": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--bits_images", "1"],
+        "--bits_images must be an integer of 2 or more, below 2^31. Received: 1",
+    ),
+    "times that do not divide steps": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--bits_steps", "10", "--bits_times", "3"],
+        "--bits_times must divide --bits_steps, 10. Received: 3",
+    ),
     "classifier in another format": (
         ["train_classifier", "--config", "digits.yaml", "--out", "c.h5"],
         "--out must be a .keras file",
@@ -126,10 +140,14 @@ def answers(trained_run, tmp_path_factory):
     cut = folder / "pictures" / "07.png"
     cut.write_bytes(cut.read_bytes()[:600])
 
-    return {
-        name: commands.call(*(word.format(run=trained_run) for word in words), cwd=folder)
-        for name, (words, _) in MISTAKES.items()
-    }
+    # Each model is read once. What is wrong with a file is found each time.
+    with pytest.MonkeyPatch.context() as patched:
+        for command in (sample, export):
+            patched.setattr(command, "load_model", functools.cache(command.load_model))
+        return {
+            name: commands.call(*(word.format(run=trained_run) for word in words), cwd=folder)
+            for name, (words, _) in MISTAKES.items()
+        }
 
 
 @pytest.mark.parametrize("name", MISTAKES)

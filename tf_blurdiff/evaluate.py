@@ -91,6 +91,9 @@ def _check_flags() -> None:
     for flag in (_MODEL, _FEATURES, _SAMPLER, _NUM_STEPS):
         if len(set(flag.value or ())) < len(flag.value or ()):
             raise UserError(f"--{flag.name} must not be given twice with the same value. Received: {flag.value}")
+    kinds = [name.partition(":")[0] for name in _FEATURES.value or ()]
+    if len(set(kinds)) < len(kinds):
+        raise UserError(f"--features must be of different kinds. Received: {', '.join(_FEATURES.value)}")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ _KEEP = FLAGS.integer("keep", None, "Remove all but so many of the newest versio
 _VERIFY = FLAGS.string("verify", None, "Check this export, a folder FOLDER/VERSION, instead of writing one.")
 
 
-def main():
+def main() -> None:
     """Exports or verifies, and says what came of it."""
     if _VERIFY.value:
         worst = verify(_VERIFY.value)

@@ -18,6 +18,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from typing import TextIO
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import Unfinished, UserError
@@ -36,7 +38,7 @@ _NUM_WORKERS = FLAGS.integer("num_workers", 2, "How many processes.", lower_boun
 _MAX_RESTARTS = FLAGS.integer("max_restarts", 3, "How often all are started again.", lower_bound=0)
 
 
-def main():
+def main() -> None:
     """Launches, and ends with the workers' status."""
     if "--" not in sys.argv or sys.argv[-1] == "--":
         raise UserError("give the command after --, such as -- python -m tf_blurdiff.train --config digits.yaml")
@@ -44,7 +46,7 @@ def main():
     sys.exit(run_workers(command, _NUM_WORKERS.value, _MAX_RESTARTS.value))
 
 
-def run_workers(command, num_workers, max_restarts=3, output=None):
+def run_workers(command: Sequence[str], num_workers: int, max_restarts: int = 3, output: TextIO | None = None) -> int:
     """Runs a command as so many workers of a TF_CONFIG until all have ended well.
 
     When one ends otherwise, the rest are stopped, and all are started again: a command that goes on from its last

@@ -51,7 +51,7 @@ _STRATEGY = FLAGS.shared("strategy")
 _REPLICAS = FLAGS.shared("replicas")
 
 
-def main():
+def main() -> None:
     """Samples, and says where the pictures are."""
     if _NUM_IMAGES.value < 1:
         raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")

@@ -22,7 +22,7 @@ _OVERRIDE_CONFIG = FLAGS.bool(
 )
 
 
-def main():
+def main() -> None:
     """Trains."""
     config = load_config(_CONFIG.value, _SET.value)
     run_dir = pathlib.Path(_RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem)

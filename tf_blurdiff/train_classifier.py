@@ -20,7 +20,7 @@ _BATCH_SIZE = FLAGS.integer("batch_size", 64, "Images a step.")
 _SEED = FLAGS.integer("seed", 0, "Of the weights, the order, and which images are held out.")
 
 
-def main():
+def main() -> None:
     """Trains and saves."""
     config, out = load_config(_CONFIG.value, _SET.value), _place()
     settings = _EPOCHS.value, _BATCH_SIZE.value, _SEED.value

@@ -5,15 +5,19 @@ import hashlib
 import os
 import re
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from tf_blurdiff.data.image_files import DataError
+from tf_blurdiff.data.sources import Images
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import FeatureStatistics
 from tf_blurdiff.files import writable_folder, write_atomically, writing
 
@@ -41,14 +45,14 @@ class RealFeatures(NamedTuple):
     rest: FeatureSet
 
     @property
-    def everything(self):
+    def everything(self) -> FeatureSet:
         """Both parts as one `FeatureSet`."""
         statistics = FeatureStatistics(len(self.one.statistics.mean))
         for part in self:
             statistics.merge(part.statistics)
         return FeatureSet(statistics, np.concatenate([part.kept for part in self]))
 
-    def numbers_kept(self):
+    def numbers_kept(self) -> np.ndarray:
         """The reference's numbers of the images whose features `everything` has kept."""
         first = self.one.statistics.count
         return np.concatenate([np.arange(len(self.one.kept)), first + np.arange(len(self.rest.kept))])
@@ -76,7 +80,7 @@ class Reference:
         [64, 36]
     """
 
-    def __init__(self, images, num_images=None, verbose=False):
+    def __init__(self, images: Images, num_images: int | None = None, verbose: bool = False) -> None:
         count = images.num_images if num_images is None else min(num_images, images.num_images)
         if count < 2 * MIN_IMAGES:
             raise UserError(f"the reference must have {2 * MIN_IMAGES} images or more. Received: {count}")
@@ -84,7 +88,7 @@ class Reference:
         chosen = np.arange(count, dtype=np.int64) * images.num_images // count
         self._indices = np.random.default_rng(_ORDER_SEED).permutation(chosen)
 
-    def batches(self, first=0, last=None, what="real images"):
+    def batches(self, first: int = 0, last: int | None = None, what: str = "real images") -> Iterator[np.ndarray]:
         """The images number `first` to `last - 1`, as uint8 arrays `[B, H, W, C]`, with a progress bar."""
         indices = self._indices[first:last]
         batches = tf.data.Dataset.from_tensor_slices(indices).batch(_BATCH_SIZE)
@@ -95,25 +99,25 @@ class Reference:
                 yield batch
                 progress.update(len(batch))
 
-    def read(self, numbers):
+    def read(self, numbers: ArrayLike) -> np.ndarray:
         """The images of these numbers, uint8 `[B, H, W, C]`."""
         with _data_errors():
             return self.images.read(tf.constant(self._indices[np.asarray(numbers)])).numpy()
 
-    def labels(self, count):
+    def labels(self, count: int) -> np.ndarray | None:
         """The labels of the first images, int64 `[count]`, again from the start where there are fewer; or None."""
         if self.images.labels is None:
             return None
         return np.asarray(self.images.labels)[self._indices[np.arange(count) % self.num_images]]
 
-    def digest(self):
+    def digest(self) -> str:
         """Hexadecimal, of every pixel in its place."""
         digest = hashlib.sha256(f"{self.num_images} {self.images.image_shape}".encode())
         for batch in self.batches(what="reading"):
             digest.update(np.ascontiguousarray(batch))
         return digest.hexdigest()[:16]
 
-    def nearest(self, queries, count):
+    def nearest(self, queries: np.ndarray, count: int) -> np.ndarray:
         """For uint8 images `[Q, H, W, C]` the numbers `[Q, count]` of the nearest images, by squared pixel differences.
 
         Example:
@@ -148,7 +152,7 @@ def _data_errors():
         raise DataError(reason.group(1)) from None
 
 
-def gather_features(network, batches, keep):
+def gather_features(network: FeatureNetwork, batches: Iterable[np.ndarray], keep: int) -> FeatureSet:
     """The `FeatureSet` of uint8 batches of images, of which `keep` features are kept."""
     statistics, kept, missing = FeatureStatistics(network.num_features), [], keep
     for batch in batches:
@@ -159,7 +163,9 @@ def gather_features(network, batches, keep):
     return FeatureSet(statistics, np.concatenate(kept))
 
 
-def real_features(reference, digest, network, size_of_one, cache_dir):
+def real_features(
+    reference: Reference, digest: str, network: FeatureNetwork, size_of_one: int, cache_dir: str | os.PathLike
+) -> RealFeatures:
     """The reference's `RealFeatures`, of the cache or for the cache.
 
     Args:
