@@ -220,7 +220,7 @@ def test_what_is_no_list_of_integers_is_named(text, least, wanted):
     options = command_line.Flags()
     seeds = options.list("seeds", None, "Some.")
     options.values(["program", "--seeds=-3,7"])
-    assert command_line.integers(seeds) == [-3, 7]
+    assert command_line.integers(seeds) == command_line.integers(seeds, least=-3) == [-3, 7]
     options.values(["program", f"--seeds={text}"])
     with pytest.raises(UserError) as caught:
         command_line.integers(seeds, least)
