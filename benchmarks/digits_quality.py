@@ -12,10 +12,11 @@ from absl import flags
 from sklearn.linear_model import LogisticRegression
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import frechet_distance
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 
 _MODEL = flags.DEFINE_string("model", "runs/digits/model.keras", "A model of the 8x8 digits.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 512, "Samples for each row.", lower_bound=2)
@@ -56,8 +57,8 @@ def main():
 
 
 def _real_digits():
-    pairs = list(open_images("digits", image_size=8, channels=1).single_images(labels=True).as_numpy_iterator())
-    return to_unit_range(np.stack([pixels for pixels, _ in pairs])).numpy(), np.array([label for _, label in pairs])
+    digits = open_images("digits", image_size=8, channels=1)
+    return to_unit_range(digits.read(np.arange(digits.num_images))).numpy(), digits.labels
 
 
 def _sure_share(classifier, images):

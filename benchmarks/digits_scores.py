@@ -3,7 +3,8 @@
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.evaluation.metrics import frechet_distance
 
 
@@ -11,10 +12,9 @@ class Scores:
     """Distances to the real digits, over that between two halves of them."""
 
     def __init__(self):
-        singles = open_images("digits", image_size=8, channels=1).single_images(labels=True)
-        pixels, labels = (np.stack(column) for column in zip(*singles.as_numpy_iterator()))
-        self.real, self.labels = to_unit_range(pixels).numpy(), labels
-        self.classifier = MLPClassifier((64,), max_iter=400, random_state=0).fit(self._flat(self.real), labels)
+        digits = open_images("digits", image_size=8, channels=1)
+        self.real, self.labels = to_unit_range(digits.read(np.arange(digits.num_images))).numpy(), digits.labels
+        self.classifier = MLPClassifier((64,), max_iter=400, random_state=0).fit(self._flat(self.real), self.labels)
         halves = np.array_split(np.random.default_rng(0).permutation(len(self.real)), 2)
         one, other = (self.real[half] for half in halves)
         self.floors = [frechet_distance(feature(one), feature(other)) for feature in (self._flat, self._hidden)]

@@ -12,7 +12,7 @@ from runtime_times import Times, times_in_cpp_runtime
 from tensorflow.core.protobuf import saved_model_pb2
 from tqdm import tqdm
 
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.savedmodel import export_savedmodel

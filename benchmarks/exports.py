@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.visualization import plotting
 
 _MODELS = flags.DEFINE_multi_string(

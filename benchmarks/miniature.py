@@ -24,7 +24,7 @@ from miniature_tables import calls_table, print_rows, runs_table
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config.schema import build_images, load_config
-from tf_blurdiff.data.image_files import read_image
+from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.errors import UserError
 
 BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"

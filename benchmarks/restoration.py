@@ -23,10 +23,10 @@ from perceptual import PerceptualDistance
 import tf_blurdiff as bd
 from tf_blurdiff import command_line
 from tf_blurdiff.config.schema import build_images, load_config
-from tf_blurdiff.data.sources import to_uint8, to_unit_range
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.visualization import plotting
 
 _MODEL = flags.DEFINE_string(
@@ -52,8 +52,7 @@ def main():
     model, images = load_model(_MODEL.value), build_images(load_config(_CONFIG.value, _SET.value))
     check(model, images)
     networks = [open_features(name, images.image_shape) for name in _FEATURES.value]
-    singles = images.single_images(limit=_NUM_IMAGES.value).batch(_NUM_IMAGES.value)
-    originals = to_unit_range(next(iter(singles))).numpy()
+    originals = to_unit_range(images.read(images.evenly_spaced(_NUM_IMAGES.value))).numpy()
     scores = {"PSNR, dB": (psnr, ".2f"), "SSIM": (ssim, ".3f")}
     for network in networks:
         distance = PerceptualDistance(network, originals)

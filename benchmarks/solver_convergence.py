@@ -18,7 +18,7 @@ import tf_blurdiff as bd
 from tf_blurdiff import command_line
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import Estimate, eps_from_x0
-from tf_blurdiff.diffusion.samplers import Sampling, get_sampler, run_steps
+from tf_blurdiff.diffusion.samplers import first_state, get_sampler, run_steps
 
 PROCESSES = {
     "gaussian, 8x8": (bd.process.gaussian(), 8),
@@ -56,13 +56,12 @@ def _error_function(name, process, size):
 
     @tf.function(autograph=False, reduce_retracing=True)
     def run(state, times):
-        step = lambda step: sampler.step(step, Sampling(name, 0, ""))
-        return run_steps(step, denoise, process, None, state, times, 0, ops.shape(times)[0] - 1)[0]
+        return run_steps(sampler, denoise, process, None, state, times, 0, ops.shape(times)[0] - 1)[0]
 
     @functools.cache
     def error(calls, grid):
         # The sampler is linear: where one standard deviation goes says all.
-        state = (tf.constant(start), *[tf.zeros_like(start)] * (sampler.order - 1))
+        state = first_state(tf.constant(start), sampler)
         end = run(state, tf.constant(GRIDS[grid](calls, process)[:, None])).numpy().astype(np.float64)
         return np.abs(np.square(end / final) - 1.0).mean()
 

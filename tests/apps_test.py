@@ -19,7 +19,7 @@ import tf_blurdiff as bd
 from tests.endpoints import predictions, rest_endpoint
 from tests.servers import EXPORT, Toy, running_server
 from tests.support import commands
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

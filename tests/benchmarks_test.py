@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tests.support import commands, models
-from tf_blurdiff.data.sources import open_images, to_unit_range
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
 from tf_blurdiff.networks.layers import UpsampleConv, attend

@@ -10,7 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.support import commands
 from tf_blurdiff import command_line, export, sample
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 
 TRAIN = ["train", "--config", "digits.yaml"]

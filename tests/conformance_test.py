@@ -36,7 +36,7 @@ from tensorflow_serving.apis import (
 )
 
 from tests.servers import predict_request, running_server
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 
 SEEDS = [7, -1, 2**62]
 MODEL, NOBODY = "/v1/models/digits", "/v1/models/nobody"

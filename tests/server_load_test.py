@@ -17,7 +17,7 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from tests.servers import predict_request, running_server, wait_until
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 
 CLIENTS = 32
 POOL = [0, 1, -1, 2**62, -(2**62), *range(1000, 1059)]  # the seeds that are asked for

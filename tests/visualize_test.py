@@ -10,7 +10,7 @@ from PIL import Image
 from tests.support import commands
 from tests.support.models import PROCESSES, make, randomized, small_network
 from tf_blurdiff import visualize
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.visualization import inspection
 
 # A name: the command, and what its one message must say.

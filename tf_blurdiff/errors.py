@@ -51,3 +51,13 @@ def one_of(name: str, value: object, allowed: Iterable[str]) -> None:
     names = list(allowed)
     if not isinstance(value, str) or value not in names:
         raise UserError(f"{name} must be one of {', '.join(names)}. Received: {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is an integer or a float, of Python or NumPy.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number("0.5")
+        (True, False, False)
+    """
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)

@@ -9,7 +9,7 @@ Serving does, and compares the images of known seeds.
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.model.loading import load_model
 from tf_blurdiff.serving.savedmodel import export_savedmodel
 from tf_blurdiff.serving.verification import verify
 

@@ -5,7 +5,6 @@ started again while the others go on.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
@@ -17,19 +16,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
 from numpy.typing import ArrayLike
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pictures import read_image
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import write_atomically, writing
 from tf_blurdiff.model.arguments import checked_seeds
 from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model.sampling import Conditions, images_at_once
 
 # Says beside the images how they were made.
 SETTINGS_FILE = "settings.json"
@@ -96,16 +95,16 @@ def generate(
     seeds, out = checked_seeds(seeds), pathlib.Path(out)
     if len(np.unique(seeds)) < len(seeds):
         raise UserError(f"seeds must be different from each other. Received: {len(seeds)}, some of them equal")
-    settings, times = model.sampling(sampler, num_steps, grid, eta, delta)
+    settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
     labels, guidance_scales = model.conditions(labels, guidance_scale, len(seeds))
     if np.ndim(guidance_scale):
         raise UserError(f"guidance_scale must be one number for all images. Received: {guidance_scale!r}")
     if noise_seed is not None:
         checked_seeds([noise_seed], "noise_seed")
-    batch_size = model.images_at_once(batch_size)
+    batch_size = images_at_once(model, batch_size)
     model.check_prior()
-    sample_batch = _BatchSampler(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, times, settings)
-    made_by = {"model": _fingerprint(model), **settings._asdict()}
+    sample_batch = _BatchSampler(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, settings)
+    made_by = {"model": model.fingerprint(), **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
     label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
     wanted = _Wanted(label_of, made_by, model.image_shape)
@@ -148,15 +147,17 @@ def _generate_folder(folder, wanted, devices, sample_batch, verbose):
 class _BatchSampler:
     """Samples batches of seeds on all replicas, with one traced function, which each calls for its rows."""
 
-    def __init__(self, model, strategy, batch_size, guidance_scale, noise_seed, times, settings):
+    def __init__(self, model, strategy, batch_size, guidance_scale, noise_seed, settings):
         self._strategy, self._noise_seed = strategy, noise_seed
         self._rows_per_replica = batch_size
+        times = settings.times(model.process)
 
         def on_replica(*batch):
             rows, _ = global_rows(tf.shape(batch[0])[0] // strategy.num_replicas_in_sync)
             seeds, noise_seeds, labels = (tf.gather(part, rows) for part in batch)
             scales = tf.fill(tf.shape(seeds), guidance_scale)
-            return to_uint8(model.draw(seeds, noise_seeds, labels, scales, times, settings))
+            conditions = Conditions(labels, scales)
+            return to_uint8(model.reverse_process.draw(seeds, noise_seeds, conditions, times, settings))
 
         inputs = [tf.TensorSpec([None], tf.int64)] * 3
         self._sample = tf.function(lambda *batch: strategy.run(on_replica, args=batch), inputs, autograph=False)
@@ -176,18 +177,6 @@ class _BatchSampler:
         # Each worker fetches its own replicas' images, so that none has to wait for another.
         images = self._strategy.experimental_local_results(self._sample(*batch))
         return np.concatenate([part.numpy() for part in images])[: len(seeds)]
-
-
-def _fingerprint(model):
-    """Of all that an image depends on in the model: its arguments, and the averaged weights."""
-    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True).encode())
-    # Not non_trainable_variables, which has the states of Keras's seed generators, new in every process.
-    variables = [*model.averages, *model.network.non_trainable_weights, model.freq_mean, model.freq_std]
-    if not model.process.ends_in_noise:
-        variables += model.prior.variables
-    for variable in variables:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable)))
-    return digest.hexdigest()[:16]
 
 
 class _Wanted(NamedTuple):

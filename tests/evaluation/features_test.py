@@ -15,6 +15,7 @@ import pytest
 import scipy.fft
 import tensorflow as tf
 
+from tests.support.images import all_of
 from tf_blurdiff.data.sources import Images, open_images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation import efficientnet_lite
@@ -112,7 +113,7 @@ def test_a_classifier_is_saved_with_its_accuracy(classifier_file, digits):
     path, classifier = classifier_file
     loaded = load_classifier(path)
     assert loaded.held_out_accuracy == classifier.held_out_accuracy > 0.8
-    images = next(iter(digits.single_images().batch(50))).numpy()
+    images = all_of(digits)[:50]
     network = open_features(f"classifier:{path}", (8, 8, 1))
     features = network.features(images)
     np.testing.assert_allclose(features, classifier.features(images), atol=1e-5)
@@ -280,11 +281,11 @@ def check_order(network, images):
 @pytest.mark.parametrize("name", ["pixels", "dct_energies", "classifier"])
 def test_noise_and_blur_are_farther_the_stronger_they_are(name, digits, classifier_file):
     name = f"classifier:{classifier_file[0]}" if name == "classifier" else name
-    check_order(open_features(name, (8, 8, 1)), next(iter(digits.single_images().batch(1000))).numpy())
+    check_order(open_features(name, (8, 8, 1)), all_of(digits)[:1000])
 
 
 @has_weights
 @pytest.mark.slow
 def test_noise_and_blur_are_farther_for_the_rebuilt_network(digits):
-    images = next(iter(digits.single_images(limit=200).batch(200))).numpy()
+    images = digits.read(digits.evenly_spaced(200)).numpy()
     check_order(open_features("efficientnet_lite0", (8, 8, 1)), images)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.support import commands
 from tests.support.models import make, randomized, small_network
-from tf_blurdiff.data.sources import Images, open_images, to_unit_range
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import Images, open_images
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation import reference
@@ -36,8 +37,8 @@ def pixels():
 @pytest.fixture(scope="module")
 def real():
     """The first 201 digits, as uint8 pixels, and the `Reference` of them."""
-    singles = open_images("digits", image_size=8, channels=1).single_images(labels=True).take(201)
-    images, labels = (np.stack(column) for column in zip(*singles.as_numpy_iterator()))
+    digits = open_images("digits", image_size=8, channels=1)
+    images, labels = digits.read(np.arange(201)).numpy(), digits.labels[:201]
     return images, Reference(Images(lambda indices: images[indices], 201, SHAPE, labels, 10))
 
 

@@ -10,8 +10,8 @@ from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.evaluation.reference import MIN_IMAGES, Reference
 from tf_blurdiff.generation import generate
-from tf_blurdiff.model.diffusion_model import DiffusionModel, load_model
-from tf_blurdiff.model.loading import find_model
+from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model.loading import find_model, load_model
 
 METRICS = ("frechet", "kernel", "precision_recall", "bits")
 # Their files are all called so; their folders tell them apart.
@@ -41,7 +41,7 @@ class Candidate(NamedTuple):
     name: str
     path: Path
     model: DiffusionModel
-    sampling: dict[str, Any]  # arguments of DiffusionModel.sampling, by name
+    sampling: dict[str, Any]  # arguments of DiffusionModel.sampling_settings
 
     def folder(self, out_dir: str | Path) -> Path:
         """Where its samples are."""
@@ -86,7 +86,7 @@ def open_candidates(
             for num_steps in nums_steps:
                 sampling = {"sampler": sampler, "num_steps": num_steps, "grid": samples.grid}
                 sampling |= {"eta": samples.eta, "delta": samples.delta}
-                settings, _ = model.sampling(**sampling)
+                settings = model.sampling_settings(**sampling)
                 name = _unused(f"{_stem(path)}-{settings.sampler}-{settings.num_steps}", candidates)
                 candidates[name] = Candidate(name, path, model, sampling)
     return list(candidates.values())

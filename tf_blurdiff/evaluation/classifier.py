@@ -4,7 +4,6 @@ import os
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 from tqdm import tqdm
 
@@ -113,10 +112,10 @@ def train_classifier(
     )
     with tqdm(total=steps, desc="classifier", unit="step", disable=not verbose) as progress:
         shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: progress.update())
-        model.fit(
-            _batches(images, fitted, batch_size, seed), epochs=epochs, shuffle=False, verbose=0, callbacks=[shown]
-        )
-    right = [np.argmax(model(x), axis=-1) == y for x, y in _batches(images, held_out, batch_size).as_numpy_iterator()]
+        batches = images.batches(batch_size, fitted, labels=True, shuffle_seed=seed)
+        model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[shown])
+    judged = images.batches(batch_size, held_out, labels=True).as_numpy_iterator()
+    right = [np.argmax(model(x), axis=-1) == y for x, y in judged]
     model.held_out_accuracy = float(np.concatenate(right).mean())
     return model
 
@@ -140,11 +139,3 @@ def _count_held_out(images):
     if not count:
         raise UserError(f"a classifier needs 10 images or more. Received: {images.num_images}")
     return count
-
-
-def _batches(images, indices, batch_size, seed=None):
-    indices = tf.data.Dataset.from_tensor_slices(indices.astype(np.int64))
-    if seed is not None:
-        indices = indices.shuffle(len(indices), seed=seed)
-    batches = indices.batch(batch_size).map(lambda batch: (images.read(batch), images.read_labels(batch)))
-    return batches.prefetch(tf.data.AUTOTUNE)

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import DataError
 from tf_blurdiff.data.sources import Images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import FeatureNetwork
@@ -85,23 +83,20 @@ class Reference:
         if count < 2 * MIN_IMAGES:
             raise UserError(f"the reference must have {2 * MIN_IMAGES} images or more. Received: {count}")
         self.images, self.num_images, self.verbose = images, count, verbose
-        chosen = np.arange(count, dtype=np.int64) * images.num_images // count
-        self._indices = np.random.default_rng(_ORDER_SEED).permutation(chosen)
+        self._indices = np.random.default_rng(_ORDER_SEED).permutation(images.evenly_spaced(count))
 
     def batches(self, first: int = 0, last: int | None = None, what: str = "real images") -> Iterator[np.ndarray]:
         """The images number `first` to `last - 1`, as uint8 arrays `[B, H, W, C]`, with a progress bar."""
         indices = self._indices[first:last]
-        batches = tf.data.Dataset.from_tensor_slices(indices).batch(_BATCH_SIZE)
-        batches = batches.map(self.images.read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
         progress = tqdm(total=len(indices), desc=what, unit="image", disable=not self.verbose)
-        with progress, _data_errors():
-            for batch in batches.as_numpy_iterator():
+        with progress, self.images.plain_errors():
+            for batch in self.images.batches(_BATCH_SIZE, indices).as_numpy_iterator():
                 yield batch
                 progress.update(len(batch))
 
     def read(self, numbers: ArrayLike) -> np.ndarray:
         """The images of these numbers, uint8 `[B, H, W, C]`."""
-        with _data_errors():
+        with self.images.plain_errors():
             return self.images.read(tf.constant(self._indices[np.asarray(numbers)])).numpy()
 
     def labels(self, count: int) -> np.ndarray | None:
@@ -138,18 +133,6 @@ class Reference:
             best, numbers = (np.take_along_axis(each, order, axis=1) for each in (best, numbers))
             first += len(batch)
         return numbers
-
-
-@contextlib.contextmanager
-def _data_errors():
-    try:
-        yield
-    except tf.errors.OpError as error:
-        # A pipeline wraps what its Python parts raise in a page of text.
-        reason = re.search(r"DataError: (.*)", str(error))
-        if reason is None:
-            raise
-        raise DataError(reason.group(1)) from None
 
 
 def gather_features(network: FeatureNetwork, batches: Iterable[np.ndarray], keep: int) -> FeatureSet:

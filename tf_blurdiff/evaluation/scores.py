@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import to_unit_range
+from tf_blurdiff.data.pictures import read_image
+from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.evaluation.candidates import METRICS, Candidate, SampleSettings, candidate_labels
 from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import (

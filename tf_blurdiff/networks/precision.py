@@ -17,7 +17,7 @@ _INSTRUCTIONS = {
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def processor_lacks(precision):
+def processor_lacks(precision: str) -> bool:
     """Whether this processor is known to have no instructions for a precision, and emulates it.
 
     Where the system does not say what the processor has, the answer is no.
@@ -32,7 +32,7 @@ def processor_lacks(precision):
     return flags is not None and not _INSTRUCTIONS[precision] & set(flags.group(1).split())
 
 
-def in_precision(network, precision):
+def in_precision(network: keras.Model, precision: str) -> keras.Model:
     """A copy of a Keras network that computes in another precision; its weights are float32 in any.
 
     Every layer whose policy is the network's own gets the new one; a layer that was given another keeps it.

@@ -7,8 +7,11 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import re
 import socket
+from collections.abc import Iterator
+from typing import Any
 
 from tf_blurdiff import files
 from tf_blurdiff.config import schema as configs
@@ -23,7 +26,7 @@ _MAY_CHANGE = re.compile(
 
 
 @contextlib.contextmanager
-def locked(run_dir):
+def locked(run_dir: pathlib.Path) -> Iterator[None]:
     """Makes the folder and holds it: a second process is refused. The system lets go when this process ends."""
     with writing(run_dir, "the lock"):
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -46,7 +49,7 @@ def locked(run_dir):
         yield
 
 
-def writing(run_dir, what):
+def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManager[None]:
     """Turns a failure to write `what` into a UserError that says what is still whole; a context manager."""
     return files.writing(
         f"run directory {run_dir} ({what})",
@@ -54,7 +57,7 @@ def writing(run_dir, what):
     )
 
 
-def check_config(config, run_dir):
+def check_config(config: configs.Config, run_dir: pathlib.Path) -> None:
     """Raises a UserError if the run was begun with another config, naming the keys that differ."""
     path = run_dir / "config.yaml"
     if not (path.exists() and steps_in(run_dir / "checkpoints")):
@@ -75,15 +78,15 @@ class MetricsLog:
         path: of the file, which need not be there.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path):
         self.path = path
 
-    def append(self, row):
+    def append(self, row: dict[str, Any]) -> None:
         """Adds a line."""
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """The lines up to the first that is not whole."""
         rows = []
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -91,13 +94,13 @@ class MetricsLog:
                 rows.append(json.loads(line))
         return rows
 
-    def drop_after(self, step):
+    def drop_after(self, step: int) -> None:
         """Removes what a run wrote after its last checkpoint: it will be written again."""
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
             files.write_atomically(self.path, lambda path: path.write_text("".join(kept)))
 
-    def best(self, name):
+    def best(self, name: str) -> tuple[float, int | None]:
         """(value, step) of the smallest value of that name; (inf, None) without one."""
         found = [(row[name], row["step"]) for row in self.rows() if row.get(name) is not None]
         return min(found, default=(float("inf"), None))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_blurdiff.data.image_files import DataError, fit, read_image
+from tf_blurdiff.data.pictures import DataError, fit, read_image
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp"])
