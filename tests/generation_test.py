@@ -111,13 +111,13 @@ def test_colour_images_keep_their_channels(tmp_path):
 
 def drawn(monkeypatch):
     """A list that will hold every seed that is drawn from now on."""
-    seeds, call = [], generation._Drawing.__call__
+    seeds, call = [], generation._BatchSampler.__call__
 
     def recorded(self, batch, labels):
         seeds.extend(batch)
         return call(self, batch, labels)
 
-    monkeypatch.setattr(generation._Drawing, "__call__", recorded)
+    monkeypatch.setattr(generation._BatchSampler, "__call__", recorded)
     return seeds
 
 
@@ -312,7 +312,7 @@ def test_too_large_a_batch_is_named(plain, tmp_path, monkeypatch):
     def fail(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nhint")
 
-    monkeypatch.setattr(generation._Drawing, "__call__", fail)
+    monkeypatch.setattr(generation._BatchSampler, "__call__", fail)
     with pytest.raises(UserError, match="batch_size must be smaller: 512 images do not fit"):
         generate(plain, [1, 2], tmp_path, ONE, batch_size=512)
 

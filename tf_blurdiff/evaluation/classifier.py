@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.data.sources import Images
+from tf_blurdiff.errors import UserError, check_count
 
 _SMALLEST_SIDE = 4
 _MAX_WIDTH = 256
@@ -73,7 +74,9 @@ class ImageClassifier(keras.Model):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def train_classifier(images, epochs=20, batch_size=64, seed=0, verbose=False):
+def train_classifier(
+    images: Images, epochs: int = 20, batch_size: int = 64, seed: int = 0, verbose: bool = False
+) -> ImageClassifier:
     """Trains a classifier on nine tenths of a data set and counts how often it is right on the rest.
 
     Args:
@@ -98,8 +101,7 @@ def train_classifier(images, epochs=20, batch_size=64, seed=0, verbose=False):
     if images.labels is None:
         raise UserError("a classifier needs labels, and the data set has none; expected another data set")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} must be 1 or more. Received: {value}")
+        check_count(name, value)
     held_out, fitted = np.split(np.random.default_rng(seed).permutation(images.num_images), [_count_held_out(images)])
     keras.utils.set_random_seed(seed)
     model = ImageClassifier(images.image_shape, images.num_classes)
@@ -118,7 +120,7 @@ def train_classifier(images, epochs=20, batch_size=64, seed=0, verbose=False):
     return model
 
 
-def load_classifier(path):
+def load_classifier(path: str | os.PathLike) -> ImageClassifier:
     """Loads an `ImageClassifier` from a .keras file; raises a UserError if there is none."""
     if not os.path.isfile(path):
         raise UserError(f"classifier file not found: {path} (a .keras file of train_classifier is expected)")

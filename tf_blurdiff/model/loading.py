@@ -5,6 +5,7 @@ from pathlib import Path
 import keras
 
 from tf_blurdiff.errors import UserError, one_of
+from tf_blurdiff.files import shipped_files
 from tf_blurdiff.model.diffusion_model import DiffusionModel
 
 
@@ -15,10 +16,7 @@ def shipped_models() -> dict[str, Path]:
         >>> sorted(shipped_models())
         ['digits', 'fashion_mnist']
     """
-    here = Path(__file__).parents[1]
-    # In a wheel they are inside the package, in a checkout beside it.
-    folder = here / "weights" if (here / "weights").is_dir() else here.parent / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.keras"))}
+    return {path.stem: path for path in shipped_files("weights", ".keras")}
 
 
 def find_model(path_or_name: str | Path) -> Path:

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.files import writing
 from tf_blurdiff.model.restoration import check_restores
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.signatures import make_signatures, restoration_tasks, sampling_task
@@ -91,18 +92,16 @@ def export_savedmodel(
     # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
     temporary = base_dir / f".writing-{final.name}"
     try:
-        base_dir.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        served, signatures = _make_served(model, settings, dict.fromkeys(quality_steps), restoration)
-        traced = {name: signature.function for name, signature in signatures.items()}
-        tf.saved_model.save(served, str(temporary), signatures=traced)
-        export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
-        os.rename(temporary, final)
-        if keep is not None:
-            _remove_all_but(keep, base_dir)
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        raise UserError(f"{final} cannot be written: {reason}") from error
+        with writing(final, errors=(OSError, tf.errors.OpError)):
+            base_dir.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            served, signatures = _make_served(model, settings, dict.fromkeys(quality_steps), restoration)
+            traced = {name: signature.function for name, signature in signatures.items()}
+            tf.saved_model.save(served, str(temporary), signatures=traced)
+            export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
+            os.rename(temporary, final)
+            if keep is not None:
+                _remove_all_but(keep, base_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

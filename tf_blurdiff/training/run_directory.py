@@ -13,9 +13,9 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from tf_blurdiff import files
 from tf_blurdiff.config import loading as configs
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.checkpoints import steps_in
 
 # What a run may change on the way: how far it goes, what it shows and what it runs on, but not what it learns.
@@ -49,17 +49,12 @@ def locked(run_dir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def writing(run_dir: pathlib.Path, what: str) -> Iterator[None]:
-    """Turns a failure to write `what` into a UserError that says what is still whole."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error.strerror or error).strip().splitlines()[0]
-        raise UserError(
-            f"run directory {run_dir} cannot be written ({what}: {reason}); checkpoints that were there are whole. "
-            "Make room or give permission; the same command then goes on"
-        ) from error
+def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManager[None]:
+    """Turns a failure to write `what` into a UserError that says what is still whole; a context manager."""
+    return files.writing(
+        f"run directory {run_dir} ({what})",
+        "; checkpoints that were there are whole. Make room or give permission; the same command then goes on",
+    )
 
 
 def check_config(config: configs.Config, run_dir: pathlib.Path) -> None:
@@ -103,7 +98,7 @@ class MetricsLog:
         """Removes what a run wrote after its last checkpoint: it will be written again."""
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-            write_atomically(self.path, lambda path: path.write_text("".join(kept)))
+            files.write_atomically(self.path, lambda path: path.write_text("".join(kept)))
 
     def best(self, name: str) -> tuple[float, int | None]:
         """(value, step) of the smallest value of that name; (inf, None) without one."""
