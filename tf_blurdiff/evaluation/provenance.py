@@ -34,6 +34,7 @@ def describe_run(
     """
     data = config.data.model_dump()
     where = ", ".join(str(data[key]) for key in ("source", "name", "root") if data.get(key))
+    split = data.get("split", "train")
     versions = [f"tf_blurdiff {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)]
     as_text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return {
@@ -41,7 +42,7 @@ def describe_run(
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config_name,
         "config sha256": hashlib.sha256(as_text.encode()).hexdigest()[:16],
-        "real images": f"{where}, split {data.get('split', 'train')}: {real['num_images']:,} of {real['of']:,}, not mirrored",
+        "real images": f"{where}, split {split}: {real['num_images']:,} of {real['of']:,}, not mirrored",
         "digest of the real images": real["digest"],
         "samples": "averaged weights, rounded to 8 bits, written as PNG and read again",
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),

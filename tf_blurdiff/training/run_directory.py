@@ -15,6 +15,7 @@ from typing import Any
 
 from tf_blurdiff import files
 from tf_blurdiff.config import loading as configs
+from tf_blurdiff.config.schema import Config
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.checkpoints import steps_in
 
@@ -57,7 +58,7 @@ def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManag
     )
 
 
-def check_config(config: configs.Config, run_dir: pathlib.Path) -> None:
+def check_config(config: Config, run_dir: pathlib.Path) -> None:
     """Raises a UserError if the run was begun with another config, naming the keys that differ."""
     path = run_dir / "config.yaml"
     if not (path.exists() and steps_in(run_dir / "checkpoints")):
