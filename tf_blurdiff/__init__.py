@@ -15,11 +15,9 @@ from tf_blurdiff import _startup  # isort: skip  # noqa: F401 (before anything t
 from tf_blurdiff.diffusion import process
 from tf_blurdiff.diffusion.dct import dct2, idct2, laplacian_eigenvalues
 from tf_blurdiff.diffusion.process import Process
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.model.loading import load_model, load_pretrained
-from tf_blurdiff.networks import layers, optimizers
-from tf_blurdiff.networks.unet import UNet
-from tf_blurdiff.serving.savedmodel import export_savedmodel
+from tf_blurdiff.model import DiffusionModel, load_model, load_pretrained
+from tf_blurdiff.networks import UNet, layers, optimizers
+from tf_blurdiff.serving import export_savedmodel
 
 __all__ = [
     "DiffusionModel",

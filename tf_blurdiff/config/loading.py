@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
 from tf_blurdiff.config.schema import Config, Data, ProcessSection, Section
-from tf_blurdiff.data.sources import Images, open_images
+from tf_blurdiff.data import Images, open_images
 from tf_blurdiff.diffusion.process import Process
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.networks.unet import UNet
+from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.networks import UNet
 
 
 class _Decides(NamedTuple):

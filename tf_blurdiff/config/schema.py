@@ -23,7 +23,7 @@ from tf_blurdiff.diffusion.samplers import (
     default_sampler,
 )
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.networks.precision import PRECISIONS
+from tf_blurdiff.networks import PRECISIONS
 
 
 def _one_of(names: Iterable[str]) -> BeforeValidator:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tf_blurdiff import __version__
-from tf_blurdiff.config.schema import Config
+from tf_blurdiff.config import Config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.evaluation.candidates import Candidate, SampleSettings
 from tf_blurdiff.evaluation.features import FeatureNetwork

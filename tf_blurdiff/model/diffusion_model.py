@@ -28,8 +28,7 @@ from tf_blurdiff.model import learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.networks.optimizers import expect_summed_gradients
-from tf_blurdiff.networks.precision import in_precision
+from tf_blurdiff.networks import expect_summed_gradients, in_precision
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")

@@ -14,15 +14,13 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
+from tf_blurdiff.config import Config, Train
 from tf_blurdiff.config import loading as configs
-from tf_blurdiff.config.schema import Config, Train
-from tf_blurdiff.data.batches import evenly_spaced_batches, training_batches
-from tf_blurdiff.data.sources import Images
+from tf_blurdiff.data import Images, evenly_spaced_batches, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.networks.optimizers import Adam
-from tf_blurdiff.networks.precision import processor_lacks
+from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.networks import Adam, processor_lacks
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.reporting import ChiefReport, Report, StepTimer
 from tf_blurdiff.training.run_directory import check_config, locked

@@ -10,9 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.config.loading import save_config
-from tf_blurdiff.config.schema import Config
-from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.config import Config, save_config
+from tf_blurdiff.data import save_grid
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.run_directory import MetricsLog, writing
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tf_blurdiff import files
+from tf_blurdiff.config import Config
 from tf_blurdiff.config import loading as configs
-from tf_blurdiff.config.schema import Config
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.checkpoints import steps_in
 
