@@ -99,7 +99,7 @@ class ChiefReport(Report):
             if value is not None:
                 tf.summary.scalar(name, value, step=step)
         loss = "-" if scalars["loss"] is None else f"{scalars['loss']:.4f}"
-        shown = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
+        shown: dict[str, Any] = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
         if scalars["skipped_steps"]:
             shown["skipped"] = scalars["skipped_steps"]
         self._progress.set_postfix(shown)
