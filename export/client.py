@@ -11,13 +11,13 @@ An image depends on its own seed (and label) alone, so any batch size will do. A
 import os
 from pathlib import Path
 
-import client_inputs
-import endpoint_flags
 from absl import flags
-from command_line import ClientError, run
-from image_grid import decode, save_grid
 from tqdm import tqdm
-from transport import patiently
+
+from endpoint import connection, restoration_inputs
+from endpoint.calls import patiently
+from endpoint.command_line import ClientError, run
+from endpoint.image_grid import decode, save_grid
 
 _SEEDS = flags.DEFINE_string("seeds", "0:16", "Seeds: numbers and ranges, 0:4 is 0,1,2,3. Example: 7,9,100:110.")
 _LABELS = flags.DEFINE_string("labels", None, "For a conditional model: one label for all, or as many as seeds.")
@@ -93,13 +93,13 @@ def main() -> None:
     """What the flags ask for."""
     seeds = parse_numbers(_SEEDS.value, "--seeds")
     labels = parse_labels(_LABELS.value, len(seeds))
-    inputs, signature = endpoint_flags.inputs_for(seeds, labels), endpoint_flags.signature()
+    inputs, signature = connection.inputs_for(seeds, labels), connection.signature()
     out, out_dir = _OUT.value or (None if _OUT_DIR.value else "grid.png"), _OUT_DIR.value
     prepare(out, out_dir)
-    server, given = endpoint_flags.connect(), client_inputs.given_inputs()
-    if client_inputs.are_needed(signature, given):
+    server, given = connection.connect(), restoration_inputs.given_inputs()
+    if restoration_inputs.are_needed(signature, given):
         signatures = patiently(lambda _: server.signatures(), {}, _WAIT.value)
-        inputs = client_inputs.complete(inputs, given, signature, signatures)
+        inputs = restoration_inputs.complete(inputs, given, signature, signatures)
     received, images = fetch(server, inputs, _BATCH_SIZE.value, _WAIT.value), []
     bar = tqdm(received, total=len(seeds), unit="image", disable=None)
     for content, name in zip(bar, file_names(inputs, given.get("image", []))):
@@ -116,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, flag_modules=[endpoint_flags, client_inputs])
+    run(main, flag_modules=[connection, restoration_inputs])

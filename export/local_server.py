@@ -17,12 +17,13 @@ import threading
 from pathlib import Path
 
 from absl import app, flags
-from batching import BatchScheduler
-from model_store import ModelSpec, ModelStore, versions_on_disk
-from prometheus import ServerMetrics
-from server_config import Batching, ModelConfig, read_batching, read_model_configs, read_monitoring_path
-from server_errors import ConfigurationError, ServingError
-from silence import silent_stderr
+
+from dev_server.batching import BatchScheduler
+from dev_server.config import Batching, ModelConfig, read_batching, read_model_configs, read_monitoring_path
+from dev_server.errors import ConfigurationError, ServingError
+from dev_server.metrics import ServerMetrics
+from dev_server.model_store import ModelSpec, ModelStore, versions_on_disk
+from endpoint.silence import silent_stderr
 
 _PORT = flags.DEFINE_integer("port", 8500, "Port for gRPC; 0 for none.", 0, 65535)
 _REST_API_PORT = flags.DEFINE_integer("rest_api_port", 8501, "Port for REST; 0 for none.", 0, 65535)
@@ -115,7 +116,7 @@ def check_ports(*ports: int) -> None:
 
 
 def _load(name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None):
-    from served_model import load  # TensorFlow: seconds that a mistake in a flag need not cost
+    from dev_server.served_model import load  # TensorFlow: seconds that a mistake in a flag need not cost
 
     return load(name, version, path, metrics, scheduler)
 
@@ -133,7 +134,7 @@ def load_models(configs: list, batching: Batching | None, metrics: ServerMetrics
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As compose.yaml does.
     with silent_stderr():
-        import served_model  # noqa: F401
+        from dev_server import served_model  # noqa: F401
     models.update()
     for config in configs:
         if not models.available(config.name):
@@ -185,8 +186,8 @@ class ConfigFile:
 
 def serve(models: ModelStore, metrics: ServerMetrics, monitoring_path: str | None, ready_message: str) -> None:
     """Serves until SIGTERM or SIGINT; the requests that run then are answered."""
-    from grpc_api import start_grpc_server
-    from rest_api import RestOptions, RestServer
+    from dev_server.grpc_services import start_grpc_server
+    from dev_server.rest import RestOptions, RestServer
 
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

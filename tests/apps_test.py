@@ -17,8 +17,8 @@ from PIL import Image
 
 import tf_blurdiff as bd
 from tests import commands
-from tests.endpoints import predictions, rest_endpoint
-from tests.servers import EXPORT, Toy, running_server
+from tests.support.endpoints import predictions, rest_endpoint
+from tests.support.servers import EXPORT, Toy, running_server
 from tf_blurdiff.data import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()

@@ -1,0 +1,254 @@
+"""The life of models' versions: found, loaded, handed out, replaced, unloaded, with a loader that can be held up."""
+
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from dev_server import model_store as store
+from dev_server.config import ModelConfig
+from dev_server.errors import ServingError
+from tests.support import servers
+
+Spec = store.ModelSpec
+
+
+class Model:
+    """What the loader makes of a version's folder."""
+
+    def __init__(self, name, version, path):
+        self.name, self.version, self.text = name, version, (path / "model").read_text()
+
+
+class Loader:
+    """Loads `Model`s; fails where the file says "broken"; waits at the gate."""
+
+    def __init__(self):
+        self.loaded, self.gate = [], threading.Event()
+        self.gate.set()
+
+    def __call__(self, name, version, path):
+        assert self.gate.wait(60)
+        model = Model(name, version, path)
+        if model.text == "broken":
+            raise ServingError("DATA_LOSS", f"cannot read {path.name}")
+        self.loaded.append((name, version))
+        return model
+
+
+def write(base, *versions, text="well"):
+    for version in versions:
+        (base / str(version)).mkdir(parents=True, exist_ok=True)
+        (base / str(version) / "model").write_text(text)
+
+
+def remove(base, version):
+    (base / str(version) / "model").unlink()
+    (base / str(version)).rmdir()
+
+
+@pytest.fixture
+def base(tmp_path):
+    write(tmp_path, 1)
+    return tmp_path
+
+
+@pytest.fixture
+def loader():
+    return Loader()
+
+
+def made(loader, base, labels_may_wait=False, **config):
+    models = store.ModelStore(loader, labels_may_wait)
+    models.configure([ModelConfig("m", base, **config)])
+    models.update()
+    return models
+
+
+def states(models, name="m"):
+    return {number: state for number, state, _ in models.statuses(Spec(name))}
+
+
+def version(models, *spec):
+    with models.use(Spec("m", *spec)) as model:
+        return model.version
+
+
+def refusal(models, spec):
+    with pytest.raises(ServingError) as refused, models.use(spec):
+        pass
+    return refused.value.code, str(refused.value)
+
+
+def test_the_newest_version_is_served_and_what_is_no_version_is_skipped(loader, base):
+    write(base, 9, 10, "11.tmp", "latest", "-3", "1e3")
+    (base / "12").write_text("a file")
+    models = made(loader, base)
+    assert loader.loaded == [("m", 10)] and version(models) == version(models, 10) == 10
+    assert models.available("m") == [10] and models.knows("m") and not models.knows("other")
+    assert refusal(models, Spec("m", 9)) == ("NOT_FOUND", "Servable not found for request: Specific(m, 9)")
+    assert refusal(models, Spec("other")) == ("NOT_FOUND", "Servable not found for request: Latest(other)")
+    assert refusal(models, Spec("")) == ("INVALID_ARGUMENT", "ModelSpec has no name specified.")
+    for spec, missing in [(Spec("m", 9), "version 9 of model m"), (Spec("other"), "any versions of model other")]:
+        with pytest.raises(ServingError, match=f"Could not find {missing}"):
+            models.statuses(spec)
+
+
+def test_several_versions_are_served_by_number_and_the_highest_by_default(loader, base):
+    write(base, 2, 3)
+    models = made(loader, base, num_versions=2)
+    assert [version(models), version(models, 2), version(models, 3)] == [3, 2, 3]
+    assert [number for number, _, _ in models.statuses(Spec("m"))] == [3, 2]
+    assert made(Loader(), base, policy="all").available("m") == [3, 2, 1]
+    assert made(Loader(), base, policy="specific", versions=(1, 7)).available("m") == [1]
+
+
+def test_the_old_version_serves_until_the_new_one_is_available(loader, base):
+    models = made(loader, base)
+    loader.gate.clear()
+    write(base, 2)
+    update = threading.Thread(target=models.update)
+    update.start()
+    servers.wait_until(lambda: states(models) == {1: "AVAILABLE", 2: "LOADING"})
+    assert version(models) == 1
+    loader.gate.set()
+    update.join()
+    assert version(models) == 2
+    servers.wait_until(lambda: states(models) == {1: "END", 2: "AVAILABLE"})
+    assert refusal(models, Spec("m", 1))[0] == "NOT_FOUND"
+
+
+def test_a_version_is_not_unloaded_under_a_request_and_then_leaves_nothing(loader, base):
+    models = made(loader, base)
+    with models.use(Spec("m")) as model:
+        kept = weakref.ref(model)
+        write(base, 2)
+        models.update()
+        assert states(models) == {1: "UNLOADING", 2: "AVAILABLE"}
+        assert refusal(models, Spec("m", 1))[0] == "NOT_FOUND" and version(models) == 2
+        write(base, 3)
+        models.update()
+        servers.wait_until(lambda: states(models)[2] == "END")
+        assert states(models)[1] == "UNLOADING" and model.text == "well"
+    del model
+    servers.wait_until(lambda: states(models) == {1: "END", 2: "END", 3: "AVAILABLE"})
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_version_that_does_not_load_is_reported_and_the_old_one_goes_on(loader, base):
+    models = made(loader, base)
+    write(base, 2, text="broken")
+    for _ in range(3):
+        models.update()
+        assert version(models) == 1
+    ((number, state, error),) = models.statuses(Spec("m", 2))
+    assert (number, state, error.code, str(error)) == (2, "END", "DATA_LOSS", "cannot read 2")
+    write(base, 2, text="mended by a longer copy")
+    models.update()
+    assert version(models) == 2 and models.statuses(Spec("m", 2))[0][2] is None
+
+
+def test_a_version_that_failed_is_not_loaded_again_and_again(loader, base):
+    tries = []
+
+    def counting(name, number, path):
+        tries.append(number)
+        return loader(name, number, path)
+
+    write(base, 2, text="broken")
+    models = made(counting, base)
+    for _ in range(3):
+        models.update()
+    assert tries == [2]
+    remove(base, 2)
+    models.update()
+    assert tries == [2, 1] and version(models) == 1
+
+
+def test_an_older_version_comes_back_when_the_newer_folder_is_removed(loader, base):
+    write(base, 2)
+    models = made(loader, base)
+    remove(base, 2)
+    models.update()
+    assert version(models) == 1
+    servers.wait_until(lambda: states(models) == {1: "AVAILABLE", 2: "END"})
+    write(base, 2)
+    models.update()
+    assert version(models) == 2 and loader.loaded == [("m", 2), ("m", 1), ("m", 2)]
+
+
+def test_a_folder_that_cannot_be_read_takes_nothing_away_and_an_empty_one_takes_all(loader, base):
+    models = made(loader, base)
+    hidden = base.with_name("hidden")
+    base.rename(hidden)
+    models.update()
+    assert version(models) == 1
+    hidden.rename(base)
+    remove(base, 1)
+    models.update()
+    servers.wait_until(lambda: states(models) == {1: "END"})
+
+
+def test_labels(loader, base):
+    write(base, 2)
+    models = made(loader, base, policy="all")
+    models.configure([ModelConfig("m", base, "all", labels={"stable": 1, "next": 2})])
+    assert version(models, None, "stable") == 1 and version(models, None, "next") == 2
+    unknown = ("INVALID_ARGUMENT", "Unrecognized servable version label: other")
+    assert refusal(models, Spec("m", None, "other")) == unknown
+    with pytest.raises(ServingError, match="assign label to version 3 of model m, which is not currently") as refused:
+        models.configure([ModelConfig("m", base, "all", labels={"stable": 3})])
+    assert refused.value.code == "FAILED_PRECONDITION" and version(models, None, "stable") == 1
+
+
+def test_a_label_may_wait_for_its_version_only_if_that_is_allowed_and_only_a_new_label(loader, base):
+    with pytest.raises(ServingError, match="not currently available"):
+        made(loader, base, labels={"stable": 1})
+    models = made(loader, base, labels_may_wait=True, labels={"stable": 1, "next": 2})
+    assert version(models, None, "stable") == 1
+    assert refusal(models, Spec("m", None, "next")) == ("NOT_FOUND", "Servable not found for request: Specific(m, 2)")
+    with pytest.raises(ServingError, match="version 2"):
+        models.configure([ModelConfig("m", base, labels={"stable": 2})])
+
+
+def test_models_come_and_go_with_the_configuration(loader, tmp_path):
+    write(tmp_path / "a", 1)
+    write(tmp_path / "b", 1)
+    models = store.ModelStore(loader)
+    models.configure([ModelConfig("a", tmp_path / "a")])
+    models.update()
+    models.configure([ModelConfig("b", tmp_path / "b")])
+    models.update()
+    assert models.available("b") == [1]
+    servers.wait_until(lambda: states(models, "a") == {1: "END"})
+
+
+def test_no_request_fails_while_versions_roll(loader, base):
+    models = made(loader, base)
+    stop, failures, seen = threading.Event(), [], set()
+
+    def ask():
+        while not stop.is_set():
+            try:
+                with models.use(Spec("m")) as model:
+                    assert model.text == "well"
+                    seen.add(model.version)
+            except Exception as error:
+                failures.append(error)
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(2, 10):
+        write(base, number)
+        models.update()
+        remove(base, number - 1)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures and len(seen) > 1
+    servers.wait_until(lambda: list(states(models).values()).count("END") == 8)
