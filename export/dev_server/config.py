@@ -5,9 +5,11 @@ What cannot be used raises ConfigurationError with the file, the key, the value 
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from google.protobuf import text_format
+from google.protobuf.message import Message
 from tensorflow_serving.config import model_server_config_pb2
 
 from .config_protos import BatchingParameters, MonitoringConfig
@@ -32,7 +34,7 @@ class ModelConfig:
     versions: tuple = ()
     labels: dict = dataclasses.field(default_factory=dict)
 
-    def wanted(self, present) -> set:
+    def wanted(self, present: Iterable[int]) -> set[int]:
         """Those of the versions present that are to be served.
 
         >>> sorted(ModelConfig("digits", Path("served"), num_versions=2).wanted([3, 1, 10]))
@@ -66,12 +68,52 @@ class Batching:
     thread_pool_name: str = "model_server_batch_threads"
 
 
-def read_model_configs(path) -> list:
+@dataclasses.dataclass(frozen=True)
+class RestOptions:
+    """How REST requests are answered.
+
+    Args:
+        monitoring_path: where the figures are shown; None shows none.
+        timeout_seconds: how long the run of a request may take; None is without end.
+        enable_cors: whether pages of any origin may read the answers.
+    """
+
+    monitoring_path: str | None = None
+    timeout_seconds: float | None = None
+    enable_cors: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ServerConfig:
+    """What a server is started with.
+
+    Args:
+        models: what is served.
+        grpc_port, rest_port: on the loopback interface; 0 leaves one side out.
+        rest: how REST requests are answered.
+        batching: how requests are joined; None runs each by itself.
+        labels_may_wait: whether a new label may name a version that is not loaded.
+        file_system_poll_seconds: how often the folders are looked at for new versions; 0 for never.
+        model_config_file: read again every `model_config_poll_seconds`, never if they are 0.
+    """
+
+    models: list[ModelConfig]
+    grpc_port: int
+    rest_port: int
+    rest: RestOptions
+    batching: Batching | None
+    labels_may_wait: bool
+    file_system_poll_seconds: float
+    model_config_file: Path | None
+    model_config_poll_seconds: float
+
+
+def read_model_configs(path: Path | str) -> list[ModelConfig]:
     """A file with a tensorflow.serving.ModelServerConfig -> a list of `ModelConfig`."""
     return model_configs(_parse(path, model_server_config_pb2.ModelServerConfig()), str(path))
 
 
-def model_configs(message, source: str) -> list:
+def model_configs(message: Message, source: str) -> list[ModelConfig]:
     """A tensorflow.serving.ModelServerConfig -> a list of `ModelConfig`."""
     if message.WhichOneof("config") != "model_config_list":
         raise ConfigurationError(f"{source}: model_config_list is missing; nothing else is served")
@@ -105,7 +147,7 @@ def _model_config(entry, source: str) -> ModelConfig:
     )
 
 
-def read_batching(path) -> Batching:
+def read_batching(path: Path | str) -> Batching:
     """A file with a tensorflow.serving.BatchingParameters -> `Batching`."""
     message = _parse(path, BatchingParameters())
 
@@ -140,7 +182,7 @@ def read_batching(path) -> Batching:
     )
 
 
-def read_monitoring_path(path) -> str | None:
+def read_monitoring_path(path: Path | str) -> str | None:
     """A file with a tensorflow.serving.MonitoringConfig -> the URL path of the figures, or None if they are off."""
     config = _parse(path, MonitoringConfig()).prometheus_config
     url_path = config.path or "/monitoring/prometheus/metrics"
@@ -149,7 +191,7 @@ def read_monitoring_path(path) -> str | None:
     return url_path if config.enable else None
 
 
-def _parse(path, message):
+def _parse(path: Path | str, message: Message) -> Message:
     try:
         return text_format.Parse(Path(path).read_text(), message)
     except (OSError, UnicodeDecodeError) as error:

@@ -1,12 +1,16 @@
-"""The development server's gRPC side: PredictionService and ModelService of TF Serving."""
+"""The development server's gRPC side: PredictionService and ModelService of TF Serving.
 
-import concurrent.futures
+Classify, Regress and MultiInference are the generated base class's, which answers UNIMPLEMENTED.
+"""
+
+import asyncio
 import functools
+import logging
 import sys
-import time
+from collections.abc import Callable
 
 import grpc
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -17,39 +21,38 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from .batching import Arrays
 from .config import model_configs
 from .errors import ConfigurationError, ServingError
 from .metrics import ServerMetrics
 from .model_store import ModelSpec, ModelStore
-from .served_model import DEFAULT_SIGNATURE
+from .served_model import DEFAULT_SIGNATURE, ServedModel
 from .tensors import arrays_from_protos, tensor_proto
 
-_MAX_REQUESTS = 64  # that run or wait for a batch; further ones wait for these
 _MAX_MESSAGE = 1000  # characters of an error; gRPC drops the reply if its headers are too long
-_KINDS = {"tensorflow/serving/classify": "classification", "tensorflow/serving/regress": "regression"}
 
 
-def start_grpc_server(models: ModelStore, metrics: ServerMetrics, port: int) -> grpc.Server:
+async def start_grpc_server(models: ModelStore, metrics: ServerMetrics, port: int) -> grpc.aio.Server:
     """Starts to answer on a port of the loopback interface. Raises RuntimeError if the port is taken."""
+    logging.getLogger("grpc").setLevel(logging.CRITICAL)  # it logs what the base class raises, and the client is told
     options = [
         ("grpc.max_receive_message_length", -1),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # without this, two servers would share the port and its requests
     ]
-    threads = concurrent.futures.ThreadPoolExecutor(max_workers=_MAX_REQUESTS)
-    server = grpc.server(threads, interceptors=[_UnreadableMessages()], options=options)
+    server = grpc.aio.server(interceptors=[_UnreadableMessages()], options=options)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(models, metrics), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(models), server)
     server.add_insecure_port(f"127.0.0.1:{port}")
-    server.start()
+    await server.start()
     return server
 
 
-class _UnreadableMessages(grpc.ServerInterceptor):
-    """Hands a message that cannot be parsed to the method, as its DecodeError: grpcio would log and keep each one."""
+class _UnreadableMessages(grpc.aio.ServerInterceptor):
+    """Hands a message that cannot be parsed to the method, as its DecodeError: grpcio would answer UNKNOWN."""
 
-    def intercept_service(self, continuation, handler_call_details):
-        handler = continuation(handler_call_details)
+    async def intercept_service(self, continuation, handler_call_details):
+        handler = await continuation(handler_call_details)
         if handler is None:
             return None
 
@@ -62,7 +65,7 @@ class _UnreadableMessages(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(handler.unary_unary, read, handler.response_serializer)
 
 
-def metadata_response(models: ModelStore, spec: ModelSpec) -> tuple:
+def metadata_response(models: ModelStore, spec: ModelSpec) -> tuple[Message, Message]:
     """The reply to a metadata request, and the signature map that is packed in it."""
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     with models.use(spec) as model:
@@ -72,7 +75,7 @@ def metadata_response(models: ModelStore, spec: ModelSpec) -> tuple:
     return response, signature_map
 
 
-def status_response(models: ModelStore, spec: ModelSpec):
+def status_response(models: ModelStore, spec: ModelSpec) -> Message:
     """The reply to a status request."""
     response = get_model_status_pb2.GetModelStatusResponse()
     for number, state, error in models.statuses(spec):
@@ -85,86 +88,44 @@ def status_response(models: ModelStore, spec: ModelSpec):
     return response
 
 
-def _answers(method):
+def _answers(method: Callable) -> Callable:
     """Makes a method's ServingError its gRPC status; nothing that a client sends reaches it as a traceback."""
 
     @functools.wraps(method)
-    def answer(self, request, context):
+    async def answer(self, request, context):
         if isinstance(request, DecodeError):
-            context.abort(grpc.StatusCode.INTERNAL, f"the message cannot be read: {request}"[:_MAX_MESSAGE])
-        started = time.perf_counter()
-        code, message, response = "OK", "", None
+            await context.abort(grpc.StatusCode.INTERNAL, f"the message cannot be read: {request}"[:_MAX_MESSAGE])
         try:
-            response = method(self, request)
+            return await method(self, request)
         except ServingError as error:
             code, message = error.code, str(error)
         except Exception as error:  # the server outlives every request
             print(f"local_server: {method.__name__}: {error!r}", file=sys.stderr)
             code, message = "INTERNAL", f"{type(error).__name__}: {error}"
-        self.record(method.__name__, request, code, time.perf_counter() - started)
-        if response is None:
-            context.abort(getattr(grpc.StatusCode, code, grpc.StatusCode.UNKNOWN), message[:_MAX_MESSAGE])
-        return response
+        await context.abort(getattr(grpc.StatusCode, code, grpc.StatusCode.UNKNOWN), message[:_MAX_MESSAGE])
 
     return answer
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict and GetModelMetadata; Classify, Regress and MultiInference refuse signatures of the wrong method."""
+    """Predict and GetModelMetadata."""
 
     def __init__(self, models: ModelStore, metrics: ServerMetrics):
         self._models, self._metrics = models, metrics
 
-    def record(self, api: str, request, code: str, seconds: float) -> None:
-        """Counts an inference request to a model that is served; clients invent any number of other names."""
-        specs = [task.model_spec for task in request.tasks[:1]] if api == "MultiInference" else [request.model_spec]
-        if api != "GetModelMetadata" and specs and self._models.knows(specs[0].name):
-            self._metrics.record_request(specs[0].name, api, "GRPC", code, seconds)
-
     @_answers
-    def Predict(self, request, context=None):
+    async def Predict(self, request, context=None):
         """Runs a signature on the request's tensors."""
-        with self._models.use(_spec(request)) as model:
+        spec = _spec(request)
+        known = self._models.knows(spec.name)
+        with self._metrics.request(spec.name, "Predict", "GRPC", known), self._models.use(spec) as model:
             signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            inputs = arrays_from_protos(request.inputs)
-            outputs = model.predict(signature_name, inputs, list(request.output_filter))
-            response = predict_pb2.PredictResponse(outputs={name: tensor_proto(a) for name, a in outputs.items()})
-            response.model_spec.name, response.model_spec.version.value = model.name, model.version
-            response.model_spec.signature_name = signature_name
-        return response
+            inputs = await asyncio.to_thread(arrays_from_protos, request.inputs)
+            outputs = await model.predict(signature_name, inputs, list(request.output_filter))
+            return await asyncio.to_thread(_predict_response, model, signature_name, outputs)
 
     @_answers
-    def Classify(self, request, context=None):
-        """Refuses the signature."""
-        return self._refuse(request, "classification")
-
-    @_answers
-    def Regress(self, request, context=None):
-        """Refuses the signature."""
-        return self._refuse(request, "regression")
-
-    def _refuse(self, request, kind: str):
-        with self._models.use(_spec(request)) as model:
-            model.check_method(request.model_spec.signature_name or DEFAULT_SIGNATURE, kind)
-
-    @_answers
-    def MultiInference(self, request, context=None):
-        """Refuses the first task's signature."""
-        if not request.tasks or not request.tasks[0].model_spec.name:
-            raise ServingError("INVALID_ARGUMENT", "ModelSpec has no name specified.")
-        task = request.tasks[0]
-        with self._models.use(_spec(task)) as model:
-            signature_name = task.model_spec.signature_name or DEFAULT_SIGNATURE
-            if signature_name not in model.signature_defs:
-                message = f"Requested signature not found in model graph: {signature_name}"
-                raise ServingError("INVALID_ARGUMENT", message)
-            if task.method_name not in _KINDS:
-                message = f"Unsupported signature method_name: {task.method_name}"
-                raise ServingError("UNIMPLEMENTED", message)
-            model.check_method(signature_name, _KINDS[task.method_name])
-
-    @_answers
-    def GetModelMetadata(self, request, context=None):
+    async def GetModelMetadata(self, request, context=None):
         """The model's signatures."""
         spec = _spec(request)
         if not request.metadata_field:
@@ -177,21 +138,18 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest."""
+    """GetModelStatus and HandleReloadConfigRequest. TF Serving counts inference only."""
 
     def __init__(self, models: ModelStore):
         self._models = models
 
-    def record(self, api: str, request, code: str, seconds: float) -> None:
-        """TF Serving counts inference only."""
-
     @_answers
-    def GetModelStatus(self, request, context=None):
+    async def GetModelStatus(self, request, context=None):
         """The state of the model's versions."""
         return status_response(self._models, _spec(request))
 
     @_answers
-    def HandleReloadConfigRequest(self, request, context=None):
+    async def HandleReloadConfigRequest(self, request, context=None):
         """Replaces the list of models, and returns when it is loaded."""
         if request.config.WhichOneof("config") != "model_config_list":
             message = "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is"
@@ -201,13 +159,20 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         except ConfigurationError as error:
             raise ServingError("INVALID_ARGUMENT", str(error)) from None
         self._models.configure(configs)
-        self._models.update()
+        await asyncio.shield(self._models.update())  # a client that stops waiting leaves no version half loaded
         return model_management_pb2.ReloadConfigResponse(status={"error_code": 0})
 
 
-def _spec(request) -> ModelSpec:
+def _spec(request: Message) -> ModelSpec:
     if not request.HasField("model_spec"):
         raise ServingError("INVALID_ARGUMENT", "Missing ModelSpec")
     spec = request.model_spec
     version = spec.version.value if spec.HasField("version") else None
     return ModelSpec(spec.name, version, spec.version_label if spec.HasField("version_label") else None)
+
+
+def _predict_response(model: ServedModel, signature_name: str, outputs: Arrays) -> Message:
+    response = predict_pb2.PredictResponse(outputs={name: tensor_proto(array) for name, array in outputs.items()})
+    response.model_spec.name, response.model_spec.version.value = model.name, model.version
+    response.model_spec.signature_name = signature_name
+    return response

@@ -1,11 +1,17 @@
 """The server's figures in Prometheus' text format, under the names and with the buckets of TF Serving.
 
 prometheus_client is not used: it adds `_total` to a counter's name and series of its own, and TF Serving has neither.
+All of it is used in the event loop only, so nothing is locked.
 Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
+import asyncio
 import bisect
-import threading
+import contextlib
+import time
+from collections.abc import Iterator
+
+from .errors import ServingError
 
 _PREFIX = ":tensorflow:serving:"
 
@@ -16,19 +22,15 @@ class Counter:
     kind = "counter"
 
     def __init__(self, name: str, *labels: str):
-        self.name, self._labels = _PREFIX + name, labels
-        self._lock, self._values = threading.Lock(), {}
+        self.name, self._labels, self._values = _PREFIX + name, labels, {}
 
     def add(self, *label_values: str) -> None:
         """Counts one."""
-        with self._lock:
-            self._values[label_values] = self._values.get(label_values, 0) + 1
+        self._values[label_values] = self._values.get(label_values, 0) + 1
 
-    def lines(self):
+    def lines(self) -> Iterator[str]:
         """The samples' lines."""
-        with self._lock:
-            values = dict(self._values)
-        for label_values, value in sorted(values.items()):
+        for label_values, value in sorted(self._values.items()):
             yield f"{self.name}{_braces(self._labels, label_values)} {value}"
 
 
@@ -43,23 +45,20 @@ class Histogram:
 
     kind = "histogram"
 
-    def __init__(self, name: str, *labels: str, limits):
-        self.name, self._labels, self._limits = _PREFIX + name, labels, list(limits)
-        self._lock, self._cells = threading.Lock(), {}
+    def __init__(self, name: str, *labels: str, limits: list[float]):
+        self.name, self._labels, self._limits = _PREFIX + name, labels, limits
+        self._cells = {}  # label values -> (a count for each bucket, [the sum])
 
     def observe(self, value: float, *label_values: str) -> None:
         """Counts a value."""
-        with self._lock:
-            counts, total = self._cells.setdefault(label_values, ([0] * (len(self._limits) + 1), [0.0]))
-            counts[bisect.bisect_left(self._limits, value)] += 1
-            total[0] += value
+        counts, total = self._cells.setdefault(label_values, ([0] * (len(self._limits) + 1), [0.0]))
+        counts[bisect.bisect_left(self._limits, value)] += 1
+        total[0] += value
 
-    def lines(self):
+    def lines(self) -> Iterator[str]:
         """The samples' lines."""
-        with self._lock:
-            cells = {key: (list(counts), total[0]) for key, (counts, total) in self._cells.items()}
         names = [f"{limit:g}" for limit in self._limits] + ["+Inf"]
-        for label_values, (counts, total) in sorted(cells.items()):
+        for label_values, (counts, (total,)) in sorted(self._cells.items()):
             cumulative = 0
             for name, count in zip(names, counts):
                 cumulative += count
@@ -84,11 +83,28 @@ class ServerMetrics:
         self.processed_batch_size = Histogram("batching_session:processed_batch_size", limits=sizes)
         self.padding_size = Histogram("batching_session:padding_size", "execution_batch_size", limits=sizes)
 
-    def record_request(self, model_name: str, api: str, entrypoint: str, code: str, seconds: float) -> None:
-        """Counts a request that was answered; its time only if it was answered well."""
-        self.request_count.add(model_name, code)
-        if code == "OK":
-            self.request_latency.observe(seconds * 1e6, model_name, api, entrypoint)
+    @contextlib.contextmanager
+    def request(self, model_name: str, api: str, entrypoint: str, known: bool) -> Iterator[None]:
+        """Counts what happens within as a request, with its status, and its time if it is answered well.
+
+        A model that is not known is not counted: clients invent any number of names.
+        """
+        started, code = time.perf_counter(), "INTERNAL"
+        try:
+            yield
+            code = "OK"
+        except ServingError as error:
+            code = error.code
+            raise
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        finally:
+            if known:
+                self.request_count.add(model_name, code)
+            if known and code == "OK":
+                seconds = time.perf_counter() - started
+                self.request_latency.observe(seconds * 1e6, model_name, api, entrypoint)
 
     def text(self) -> str:
         """The whole page."""

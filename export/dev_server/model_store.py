@@ -1,17 +1,19 @@
-"""The models' versions: found on disk, loaded beside those that serve, handed out to requests, unloaded. No transport.
+"""The models' versions: found on disk, loaded beside those that serve, handed out to requests, unloaded.
 
 A version goes from START through LOADING to AVAILABLE, and through UNLOADING to END; one that cannot be loaded goes
 from LOADING to END with an error. As TF Serving's default policy has it, no version is unloaded before one of those
 that replace it is AVAILABLE, and none before the requests that run on it have ended.
 """
 
+import asyncio
 import contextlib
 import gc
 import re
-import threading
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from .config import ModelConfig
 from .errors import ServingError
 
 
@@ -35,29 +37,27 @@ class _Version:
 
 
 class ModelStore:
-    """The versions of all models. Every method may be called from any thread.
+    """The versions of all models. Its methods are called in the event loop, which loading does not hold up.
 
     Args:
         load: (name, version, path) -> a model; the ServingError that it raises is that version's.
         labels_may_wait: whether a label may name a version that is not AVAILABLE yet, if it is new.
     """
 
-    def __init__(self, load, labels_may_wait: bool = False):
+    def __init__(self, load: Callable[[str, int, Path], Awaitable[Any]], labels_may_wait: bool = False):
         self._load_model, self._labels_may_wait = load, labels_may_wait
         self._configs, self._labels = {}, {}
         self._versions = {}  # a name -> numbers -> _Version
-        self._changed = threading.Condition()
-        self._updating = threading.Lock()
+        self._updating = asyncio.Lock()
 
-    def configure(self, configs: list) -> None:
+    def configure(self, configs: list[ModelConfig]) -> None:
         """Replaces what is to be served; `update` then loads and unloads. Raises ServingError for a label."""
-        with self._changed:
-            labels = {}
-            for config in configs:
-                for label, number in config.labels.items():
-                    self._check_label(config.name, label, number)
-                    labels[config.name, label] = number
-            self._configs, self._labels = {config.name: config for config in configs}, labels
+        labels = {}
+        for config in configs:
+            for label, number in config.labels.items():
+                self._check_label(config.name, label, number)
+                labels[config.name, label] = number
+        self._configs, self._labels = {config.name: config for config in configs}, labels
 
     def _check_label(self, name: str, label: str, number: int) -> None:
         version = self._versions.get(name, {}).get(number)
@@ -70,34 +70,33 @@ class ModelStore:
                 "which is not currently available for inference",
             )
 
-    def update(self) -> None:
+    async def update(self) -> None:
         """One look at the folders: loads what is to be served, then begins to unload what is not."""
-        with self._updating:
+        async with self._updating:
             configs = self._configs
             for config in configs.values():
-                present = versions_on_disk(config.base_path)
+                present = await asyncio.to_thread(versions_on_disk, config.base_path)
                 if present is None:
                     continue  # a folder that cannot be read for the moment takes nothing away
                 wanted = config.wanted(present)
                 for number in sorted(wanted, reverse=True):
-                    self._load(config.name, number, present[number])
+                    await self._load(config.name, number, present[number])
                 self._unload_all_but(config.name, wanted)
             for name in set(self._versions) - set(configs):
                 self._unload_all_but(name, set())
 
     @contextlib.contextmanager
-    def use(self, spec: ModelSpec):
-        """The model of a request, which is not unloaded within the context."""
-        with self._changed:
-            version = self._find(spec)
-            version.users += 1
-            model = version.model
+    def use(self, spec: ModelSpec) -> Iterator[Any]:
+        """The model of a request, which is not unloaded within the context. Raises ServingError if there is none."""
+        version = self._find(spec)
+        version.users += 1
         try:
-            yield model
+            yield version.model
         finally:
-            with self._changed:
-                version.users -= 1
-                self._changed.notify_all()
+            version.users -= 1
+            if version.state == "UNLOADING" and version.users == 0:
+                # Later, when the request's own frames no longer hold the model.
+                asyncio.get_running_loop().call_soon(_drop, version)
 
     def _find(self, spec: ModelSpec) -> _Version:
         if not spec.name:
@@ -114,66 +113,58 @@ class ModelStore:
             raise ServingError("NOT_FOUND", f"Servable not found for request: {asked}")
         return max(found, key=lambda version: version.number)
 
-    def statuses(self, spec: ModelSpec) -> list:
-        """(number, state, error or None) of each version, the highest first. TF Serving, too, passes over a label."""
-        with self._changed:
-            versions = self._versions.get(spec.name, {}).values()
-            found = [(v.number, v.state, v.error) for v in versions if spec.version in (None, v.number)]
+    def statuses(self, spec: ModelSpec) -> list[tuple[int, str, ServingError | None]]:
+        """(number, state, error) of each version, the highest first. TF Serving, too, passes over a label."""
+        versions = self._versions.get(spec.name, {}).values()
+        found = [(v.number, v.state, v.error) for v in versions if spec.version in (None, v.number)]
         if not found:
             missing = "any versions" if spec.version is None else f"version {spec.version}"
             raise ServingError("NOT_FOUND", f"Could not find {missing} of model {spec.name}")
         return sorted(found, reverse=True, key=lambda status: status[0])
 
-    def available(self, name: str) -> list:
+    def available(self, name: str) -> list[int]:
         """The numbers of the versions that serve, the highest first."""
-        with self._changed:
-            versions = self._versions.get(name, {}).values()
-            return sorted((v.number for v in versions if v.state == "AVAILABLE"), reverse=True)
+        versions = self._versions.get(name, {}).values()
+        return sorted((v.number for v in versions if v.state == "AVAILABLE"), reverse=True)
 
     def knows(self, name: str) -> bool:
         """Whether a model of that name is or was served."""
         return name in self._versions
 
-    def _load(self, name: str, number: int, path: Path) -> None:
+    async def _load(self, name: str, number: int, path: Path) -> None:
         """Loads a version unless it is loaded; one that failed is tried again when its files have changed."""
-        with self._changed:
-            version = self._versions.setdefault(name, {}).setdefault(number, _Version(number))
-            if version.state in ("LOADING", "AVAILABLE", "UNLOADING"):
-                return
-        files = _files_below(path)
+        version = self._versions.setdefault(name, {}).setdefault(number, _Version(number))
+        if version.state in ("LOADING", "AVAILABLE", "UNLOADING"):
+            return
+        files = await asyncio.to_thread(_files_below, path)
         if version.error is not None and files == version.files:
             return
-        with self._changed:
-            version.state, version.error, version.files = "LOADING", None, files
+        version.state, version.error, version.files = "LOADING", None, files
         try:
-            model = self._load_model(name, number, path)
+            version.model = await self._load_model(name, number, path)
         except ServingError as error:
-            with self._changed:
-                version.state, version.error = "END", error.with_traceback(None)
+            version.state, version.error = "END", error.with_traceback(None)
         else:
-            with self._changed:
-                version.state, version.model = "AVAILABLE", model
+            version.state = "AVAILABLE"
 
     def _unload_all_but(self, name: str, wanted: set) -> None:
-        with self._changed:
-            versions = self._versions.get(name, {})
-            if wanted and not any(versions[number].state == "AVAILABLE" for number in wanted):
-                return
-            for number, version in versions.items():
-                if number not in wanted and version.state == "AVAILABLE":
-                    version.state = "UNLOADING"
-                    threading.Thread(target=self._unload, args=(version,), daemon=True).start()
-
-    def _unload(self, version: _Version) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: version.users == 0)
-            version.model = None
-        gc.collect()  # a loaded SavedModel holds cycles
-        with self._changed:
-            version.state = "END"
+        versions = self._versions.get(name, {})
+        if wanted and not any(versions[number].state == "AVAILABLE" for number in wanted):
+            return
+        for number, version in versions.items():
+            if number not in wanted and version.state == "AVAILABLE":
+                version.state = "UNLOADING"
+                if version.users == 0:
+                    _drop(version)
 
 
-def versions_on_disk(base_path: Path) -> dict | None:
+def _drop(version: _Version) -> None:
+    version.model = None
+    gc.collect()  # a loaded SavedModel holds cycles
+    version.state = "END"
+
+
+def versions_on_disk(base_path: Path) -> dict[int, Path] | None:
     """Numbers -> the folders below a base path that are named by them; None if it cannot be read."""
     try:
         folders = [path for path in base_path.iterdir() if path.is_dir()]

@@ -1,25 +1,30 @@
-"""The development server's REST side: the paths, status codes and error bodies of TF Serving, on HTTP/1.1."""
+"""The development server's REST side: the paths, status codes and error bodies of TF Serving. aiohttp speaks HTTP."""
 
-import http.server
+import asyncio
 import json
+import logging
 import re
 import sys
-import threading
-import time
-from typing import NamedTuple
 from urllib.parse import unquote
 
+from aiohttp import web
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from . import rest_json
+from .batching import Arrays
+from .config import RestOptions
 from .errors import ServingError
 from .grpc_services import metadata_response, status_response
-from .http_body import BodyError, read_body
 from .metrics import ServerMetrics
 from .model_store import ModelSpec, ModelStore
-from .served_model import DEFAULT_SIGNATURE
+from .served_model import DEFAULT_SIGNATURE, ServedModel
 
+_MAX_BODY_BYTES = 64 * 1024 * 1024  # seeds take a few bytes each: more than this is a mistake
+_BODY_SECONDS = 300.0  # a client that stops in the middle of a request is let go
+_LINGERING_SECONDS = 1.0  # in which a client that is refused before it has sent all may still read why
 _HTTP_STATUS = {  # as TF Serving translates its own codes; any other is 500
+    "OK": 200,
     "CANCELLED": 499,
     "INVALID_ARGUMENT": 400,
     "DEADLINE_EXCEEDED": 504,
@@ -44,151 +49,101 @@ _CORS_HEADERS = {
 }
 
 
-class RestOptions(NamedTuple):
-    """How the server answers.
+async def start_rest_server(
+    models: ModelStore, metrics: ServerMetrics, port: int, options: RestOptions, grace_seconds: float
+) -> web.AppRunner:
+    """Starts to answer on a port of the loopback interface.
 
-    Args:
-        monitoring_path: where the figures are shown; None shows none.
-        timeout_seconds: how long the run of a request may take; None is without end.
-        enable_cors: whether pages of any origin may read the answers.
+    Its `cleanup()` takes no more connections, and lets the requests that run end, up to the grace period. Raises
+    OSError if the port is taken.
     """
-
-    monitoring_path: str | None = None
-    timeout_seconds: float | None = None
-    enable_cors: bool = False
-
-
-class RestServer(http.server.ThreadingHTTPServer):
-    """Serves models on a port of the loopback interface, in threads of its own.
-
-    Args:
-        models: what is served.
-        metrics: where requests are counted.
-        port: to listen on.
-        options: how it answers.
-
-    Raises:
-        OSError: the port is taken.
-    """
-
-    request_queue_size = 128
-
-    def __init__(self, models: ModelStore, metrics: ServerMetrics, port: int, options: RestOptions):
-        self.models, self.metrics, self.options = models, metrics, options
-        self._running = 0
-        self._changed = threading.Condition()
-        super().__init__(("127.0.0.1", port), _Handler)
-
-    def start(self) -> None:
-        """Starts to answer."""
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def stop(self, grace_seconds: float) -> None:
-        """Takes no more connections, and lets the requests that run end, up to the grace period."""
-        self.shutdown()
-        with self._changed:
-            self._changed.wait_for(lambda: self._running == 0, timeout=grace_seconds)
-        self.server_close()
-
-    def count_running(self, change: int) -> None:
-        """+1 when a request begins, -1 when its reply is out."""
-        with self._changed:
-            self._running += change
-            self._changed.notify_all()
-
-    def handle_error(self, request, client_address):
-        """A client that hangs up is no event; anything else gets one line and takes nobody else down."""
-        error = sys.exception()
-        if not isinstance(error, ConnectionError | TimeoutError):
-            print(f"local_server: {client_address}: {error!r}", file=sys.stderr)
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)  # it logs what is wrong with a client's bytes
+    app = web.Application(client_max_size=_MAX_BODY_BYTES)
+    app.router.add_route("*", "/{path:.*}", RestApi(models, metrics, options).answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=grace_seconds, lingering_time=_LINGERING_SECONDS)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body are two writes
-    timeout = 300  # seconds; a client that stops in the middle of a request frees its thread
+class RestApi:
+    """Answers requests for models."""
 
-    def _handle(self):
-        self.server.count_running(+1)
+    def __init__(self, models: ModelStore, metrics: ServerMetrics, options: RestOptions):
+        self._models, self._metrics, self._options = models, metrics, options
+
+    async def answer(self, request: web.Request) -> web.Response:
+        """The response to any request."""
+        path, method = request.raw_path.partition("?")[0], request.method
+        if path == self._options.monitoring_path and method in ("GET", "HEAD"):
+            return web.Response(body=self._metrics.text().encode(), content_type="text/plain")
+        is_api = path.lower().startswith("/v1/")
+        headers = _CORS_HEADERS if self._options.enable_cors and is_api else {}
+        if method == "OPTIONS" and is_api:  # a browser's preflight request, or none for lack of an origin
+            is_preflight = re.search("https?://", request.headers.get("Origin", ""))
+            return web.Response(status=200 if is_preflight else 400, headers=headers)
+        code, content = await self._code_and_content(request, path)
+        status = _HTTP_STATUS.get(code, 500)
+        return web.Response(status=status, body=content, content_type="application/json", headers=headers)
+
+    async def _code_and_content(self, request: web.Request, path: str) -> tuple[str, bytes]:
         try:
-            try:
-                body = read_body(self.headers, self.rfile)
-            except BodyError as error:
-                self.send_error(error.status, str(error))
-            else:
-                self._answer(self.path.partition("?")[0], body)
-        finally:
-            self.server.count_running(-1)
+            return "OK", await self._content(request, path)
+        except ServingError as error:
+            return error.code, _error_content(str(error))
+        except (web.HTTPException, ConnectionError):
+            raise  # aiohttp's to answer, if anybody is there
+        except Exception as error:  # the server outlives every request
+            print(f"local_server: {request.method} {path}: {error!r}", file=sys.stderr)
+            return "INTERNAL", _error_content(f"{type(error).__name__}: {error}")
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = _handle
-
-    def _answer(self, path: str, body: bytes) -> None:
-        options, is_api = self.server.options, path.lower().startswith("/v1/")
-        headers = _CORS_HEADERS if options.enable_cors and is_api else {}
-        if path == options.monitoring_path and self.command in ("GET", "HEAD"):
-            self._send(200, {"Content-Type": "text/plain"}, self.server.metrics.text().encode())
-        elif self.command == "OPTIONS" and is_api:  # a browser's preflight request, or none for lack of an origin
-            is_preflight = re.search("https?://", self.headers.get("Origin", ""))
-            self._send(200 if is_preflight else 400, headers, b"")
-        else:
-            self._reply(*_answer(self.server, self.command, path, body), headers)
-
-    def _reply(self, status: int, document: dict, headers: dict | None = None) -> None:
-        headers = {"Content-Type": "application/json"} | (headers or {})
-        self._send(status, headers, json.dumps(document).encode())
-
-    def _send(self, status: int, headers: dict, content: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def send_error(self, code, message=None, explain=None):
-        """What the standard library refuses by itself (a bad request line, an unknown method) is JSON here too."""
-        self.close_connection = True
-        self.request_version = self.protocol_version  # after a bad request line it is HTTP/0.9: a reply without head
-        self._reply(int(code), {"error": message or http.HTTPStatus(code).phrase})
-
-    def log_message(self, format, *args):
-        """Silent: one line a request would bury the server's own."""
-
-
-def _answer(server: RestServer, method: str, path: str, body: bytes) -> tuple:
-    """A request -> (HTTP status, the reply's JSON object)."""
-    started = time.perf_counter()
-    code, document = _code_and_document(server, method, path, body)
-    inference = _INFERENCE.fullmatch(path) if method == "POST" else None
-    if inference and server.models.knows(unquote(inference[1])):  # clients invent any number of other names
-        seconds = time.perf_counter() - started
-        server.metrics.record_request(unquote(inference[1]), inference[4], "REST", code, seconds)
-    return 200 if code == "OK" else _HTTP_STATUS.get(code, 500), document
-
-
-def _code_and_document(server: RestServer, method: str, path: str, body: bytes) -> tuple:
-    models = server.models
-    try:
-        if method == "POST" and (match := _INFERENCE.fullmatch(path)):
-            with models.use(_spec(match)) as model:
+    async def _content(self, request: web.Request, path: str) -> bytes:
+        if request.method == "POST" and (match := _INFERENCE.fullmatch(path)):
+            body, name = await _read_body(request), unquote(match[1])
+            with self._metrics.request(name, match[4], "REST", self._models.knows(name)):
                 if match[4] != "predict":
-                    return "OK", _refuse(model, match[4], body)
-                return "OK", _predict(model, body, server.options.timeout_seconds)
-        if method == "GET" and (match := _STATUS.fullmatch(path)):
-            return "OK", (_metadata if match[4] else _status)(models, _spec(match))
-        if method == "GET" and path.lower() in ("/v1/models", "/v1/models/metadata"):
+                    raise ServingError("UNIMPLEMENTED", f"this development server does not {match[4]}, but predict")
+                with self._models.use(_spec(match)) as model:
+                    return await self._predict(model, body)
+        if request.method == "GET" and (match := _STATUS.fullmatch(path)):
+            return json.dumps((_metadata if match[4] else _status)(self._models, _spec(match))).encode()
+        if request.method == "GET" and path.lower() in ("/v1/models", "/v1/models/metadata"):
             raise ServingError("INVALID_ARGUMENT", "Missing model name in request.")
         if not path.lower().startswith("/v1/"):
             raise ServingError("NOT_FOUND", f"Nothing here: {path}")
-        raise ServingError("INVALID_ARGUMENT", f"Malformed request: {method} {path}")
-    except ServingError as error:
-        return error.code, {"error": str(error)}
-    except Exception as error:  # the server outlives every request
-        print(f"local_server: {method} {path}: {error!r}", file=sys.stderr)
-        return "INTERNAL", {"error": f"{type(error).__name__}: {error}"}
+        raise ServingError("INVALID_ARGUMENT", f"Malformed request: {request.method} {path}")
+
+    async def _predict(self, model: ServedModel, body: bytes) -> bytes:
+        signature_name, layout, inputs = await asyncio.to_thread(_read_request, model, body)
+        outputs = await model.predict(signature_name, inputs, timeout_seconds=self._options.timeout_seconds)
+        return await asyncio.to_thread(_write_reply, layout, outputs)
+
+
+async def _read_body(request: web.Request) -> bytes:
+    """The body; what cannot be read to its end is refused, and the connection closed."""
+    length = request.content_length or 0
+    try:
+        if length > _MAX_BODY_BYTES:
+            raise web.HTTPRequestEntityTooLarge(_MAX_BODY_BYTES, length)
+        async with asyncio.timeout(_BODY_SECONDS):
+            return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        message = f"a body of {length or 'too many'} bytes is too large for this development server"
+        raise _closing(error, message) from None
+    except web.RequestPayloadError as error:
+        raise _closing(web.HTTPBadRequest(), f"the body cannot be read: {' '.join(str(error).split())}") from None
+    except TimeoutError:
+        raise _closing(web.HTTPRequestTimeout(), "the body does not come") from None
+
+
+def _closing(refusal: web.HTTPException, message: str) -> web.HTTPException:
+    refusal.body, refusal.content_type = _error_content(message), "application/json"
+    refusal.force_close()
+    return refusal
+
+
+def _error_content(message: str) -> bytes:
+    return json.dumps({"error": message}).encode()
 
 
 def _spec(match: re.Match) -> ModelSpec:
@@ -199,27 +154,21 @@ def _spec(match: re.Match) -> ModelSpec:
     return ModelSpec(unquote(name), None if version is None else int(version), label and unquote(label))
 
 
-def _predict(model, body: bytes, timeout_seconds: float | None) -> dict:
+def _read_request(model: ServedModel, body: bytes) -> tuple[str, str, Arrays]:
+    """A predict request's signature, its layout ("instances" or "inputs") and the inputs."""
     try:
         signature_name, layout, value = rest_json.parse_request(body)
         signature_name = signature_name or DEFAULT_SIGNATURE
-        inputs = rest_json.inputs_from_json(layout, value, model.input_dtypes(signature_name))
+        return signature_name, layout, rest_json.inputs_from_json(layout, value, model.input_dtypes(signature_name))
     except (ValueError, RecursionError) as error:
-        raise ServingError("INVALID_ARGUMENT", str(error)) from error
-    outputs = model.predict(signature_name, inputs, timeout_seconds=timeout_seconds)
+        raise ServingError("INVALID_ARGUMENT", str(error)) from None
+
+
+def _write_reply(layout: str, outputs: Arrays) -> bytes:
     try:
-        return rest_json.outputs_to_json(layout, outputs)
+        return json.dumps(rest_json.outputs_to_json(layout, outputs)).encode()
     except ValueError as error:
-        raise ServingError("INVALID_ARGUMENT", str(error)) from error
-
-
-def _refuse(model, verb: str, body: bytes) -> dict:
-    try:
-        signature_name = rest_json.parse_examples(body)
-    except (ValueError, RecursionError) as error:
-        raise ServingError("INVALID_ARGUMENT", str(error)) from error
-    kind = {"classify": "classification", "regress": "regression"}[verb]
-    return model.check_method(signature_name or DEFAULT_SIGNATURE, kind)
+        raise ServingError("INVALID_ARGUMENT", str(error)) from None
 
 
 def _status(models: ModelStore, spec: ModelSpec) -> dict:
@@ -232,7 +181,7 @@ def _metadata(models: ModelStore, spec: ModelSpec) -> dict:
     return {"model_spec": _proto_to_json(response.model_spec), "metadata": metadata}
 
 
-def _proto_to_json(message) -> dict:
+def _proto_to_json(message: Message) -> dict:
     return json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )

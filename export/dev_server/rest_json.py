@@ -10,11 +10,12 @@ import base64
 import binascii
 import json
 import math
+from typing import Any
 
 import numpy as np
 
 
-def parse_request(body: bytes) -> tuple:
+def parse_request(body: bytes) -> tuple[str | None, str, Any]:
     """The body of a predict request -> (signature name or None, "instances" or "inputs", the value under that key)."""
     document = _document(body)
     keys = [key for key in ("instances", "inputs") if key in document]
@@ -23,21 +24,6 @@ def parse_request(body: bytes) -> tuple:
     if len(keys) == 2:
         raise ValueError("Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist")
     return document.get("signature_name"), keys[0], document[keys[0]]
-
-
-def parse_examples(body: bytes) -> str | None:
-    """The body of a classify or regress request -> its signature name or None."""
-    document = _document(body)
-    if "examples" not in document:
-        raise ValueError("When method is classify, key 'examples' is expected and was not found")
-    if not isinstance(document["examples"], list):
-        raise ValueError("Expecting 'examples' value to be an list/array")
-    if not document["examples"]:
-        raise ValueError("'examples' value is an empty array")
-    for example in (document.get("context", {}), *document["examples"]):
-        if not isinstance(example, dict):
-            raise ValueError(f"Example must be JSON object but got JSON {_shown(example)}")
-    return document.get("signature_name")
 
 
 def _document(body: bytes) -> dict:
@@ -54,7 +40,7 @@ def _document(body: bytes) -> dict:
     return document
 
 
-def inputs_from_json(layout: str, value, dtypes: dict) -> dict:
+def inputs_from_json(layout: str, value: Any, dtypes: dict[str, np.dtype]) -> dict[str, np.ndarray]:
     """The value under "instances" or "inputs" -> input names -> arrays of the given dtypes."""
     columns = _columns_of_rows(value, dtypes) if layout == "instances" else _columns(value, dtypes)
     arrays = {}
@@ -66,7 +52,7 @@ def inputs_from_json(layout: str, value, dtypes: dict) -> dict:
     return arrays
 
 
-def outputs_to_json(layout: str, outputs: dict) -> dict:
+def outputs_to_json(layout: str, outputs: dict[str, np.ndarray]) -> dict:
     """Output names -> arrays to the reply's JSON object."""
     columns = {name: _json_values(name, array) for name, array in outputs.items()}
     if layout == "inputs":

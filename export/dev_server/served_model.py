@@ -1,7 +1,11 @@
-"""One version of one model: loading, checking a request, running. No transport here."""
+"""One version of one model: loading, checking a request, running it in a thread."""
 
+import asyncio
+import concurrent.futures
+import os
 import re
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +13,28 @@ import tensorflow as tf
 from tensorflow.core.protobuf import error_codes_pb2, saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from .batching import BatchScheduler
-from .errors import ServingError
+from .batching import Arrays, BatchScheduler
+from .errors import ServingError, time_limit
 from .metrics import ServerMetrics
 from .tensors import arrays_from_protos
-from .time_limit import run_within
 
 SERVE_TAG = "serve"
 DEFAULT_SIGNATURE = "serving_default"
 MAX_ROWS = 1000  # of a request without batching: TF Serving's default for one with it
 _WARMUP_FILE = Path("assets.extra/tf_serving_warmup_requests")
 _MAX_WARMUP_RECORDS = 1000
+# TensorFlow lets go of Python's lock while it runs. TF Serving, too, has four threads a core for REST.
+_THREADS = concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1), thread_name_prefix="run")
 
 
-def load(name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None = None):
+async def load(
+    name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None = None
+) -> "ServedModel":
     """A `ServedModel`, warmed up. Whatever goes wrong is a ServingError of one line."""
     try:
-        return ServedModel(name, version, path, metrics, scheduler)
+        model = await asyncio.to_thread(ServedModel, name, version, path, metrics, scheduler)
+        await model.warm_up()
+        return model
     except ServingError:
         raise
     except Exception as error:
@@ -56,10 +65,10 @@ class ServedModel:
         self.signature_defs = _read_signature_defs(path)
         self._loaded = tf.saved_model.load(str(path), tags=[SERVE_TAG])
         self._metrics, self._scheduler = metrics, scheduler
-        self._warm_up(path / _WARMUP_FILE)
+        self._warmup_path = path / _WARMUP_FILE
 
-    def input_dtypes(self, signature_name: str) -> dict:
-        """The inputs of a signature -> NumPy dtypes."""
+    def input_dtypes(self, signature_name: str) -> dict[str, np.dtype]:
+        """The inputs of a signature -> NumPy dtypes. Raises ServingError for an unknown signature."""
         if signature_name not in self._loaded.signatures:
             raise ServingError(
                 "INVALID_ARGUMENT", f'Serving signature name: "{signature_name}" not found in signature def'
@@ -67,66 +76,73 @@ class ServedModel:
         inputs = self.signature_defs[signature_name].inputs
         return {name: np.dtype(tf.as_dtype(info.dtype).as_numpy_dtype) for name, info in inputs.items()}
 
-    def check_method(self, signature_name: str, kind: str) -> None:
-        """Refuses a signature that is not for "classification" or "regression", and then one that is."""
-        if signature_name not in self.signature_defs:
-            raise ServingError("INVALID_ARGUMENT", f"No signature was found with the name: {signature_name}")
-        expected = {"classification": "tensorflow/serving/classify", "regression": "tensorflow/serving/regress"}[kind]
-        method = self.signature_defs[signature_name].method_name
-        if method != expected:
-            message = f"Expected {kind} signature method_name to be {expected}. Was: {method}"
-            raise ServingError("INVALID_ARGUMENT", message)
-        raise ServingError("UNIMPLEMENTED", f"this development server runs no {kind} signatures")
+    async def predict(
+        self,
+        signature_name: str,
+        inputs: Arrays,
+        output_filter: Sequence[str] = (),
+        timeout_seconds: float | None = None,
+    ) -> Arrays:
+        """Runs a signature: input names -> arrays to output names -> arrays, within the time given, if one is.
 
-    def predict(
-        self, signature_name: str, inputs: dict, output_filter=(), timeout_seconds: float | None = None
-    ) -> dict:
-        """Runs a signature: input names -> arrays to output names -> arrays, within the time given, if one is."""
-        if signature_name not in self._loaded.signatures:
-            raise ServingError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
-        signature_def = self.signature_defs[signature_name]
+        Raises:
+            ServingError: the request is wrong, too late, or fails while it runs.
+        """
+        signature_def = self._signature_def(signature_name)
         _check_inputs(signature_def, inputs)
         wanted = _wanted_outputs(signature_def, output_filter)
-
-        def run(joined: dict) -> dict:
-            return self._run(signature_name, joined, wanted)
-
         if self._scheduler is None:
             _check_rows(signature_def, inputs)
-            return run_within(timeout_seconds, lambda: run(inputs))
+            async with time_limit(timeout_seconds):
+                return await self._run(signature_name, inputs, wanted)
         shapes = tuple(sorted((name, array.shape[1:]) for name, array in inputs.items()))
-        return self._scheduler.run((self, signature_name, wanted, shapes), inputs, run, timeout_seconds)
+        key = (self, signature_name, wanted, shapes)
+        return await self._scheduler.run(
+            key, inputs, lambda joined: self._run(signature_name, joined, wanted), timeout_seconds
+        )
 
-    def _run(self, signature_name: str, inputs: dict, wanted: tuple) -> dict:
+    async def warm_up(self) -> None:
+        """Replays the requests that the export recorded; TF Serving, too, takes no version whose warm-up fails."""
+        for request in await asyncio.to_thread(lambda: list(_warmup_requests(self._warmup_path))):
+            signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+            signature_def, inputs = self._signature_def(signature_name), arrays_from_protos(request.inputs)
+            _check_inputs(signature_def, inputs)
+            await self._run(signature_name, inputs, _wanted_outputs(signature_def, request.output_filter))
+
+    def _signature_def(self, signature_name: str):
+        if signature_name not in self._loaded.signatures:
+            raise ServingError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
+        return self.signature_defs[signature_name]
+
+    async def _run(self, signature_name: str, inputs: Arrays, wanted: tuple) -> Arrays:
+        loop = asyncio.get_running_loop()
+        outputs, seconds = await loop.run_in_executor(_THREADS, self._call, signature_name, inputs, wanted)
+        self._metrics.runtime_latency.observe(seconds * 1e6, self.name, "Predict", "TF2")
+        return outputs
+
+    def _call(self, signature_name: str, inputs: Arrays, wanted: tuple) -> tuple[Arrays, float]:
+        """In a thread: the outputs, and the seconds that they took."""
         started = time.perf_counter()
         try:
             tensors = {name: tf.constant(array, tf.as_dtype(array.dtype)) for name, array in inputs.items()}
             outputs = self._loaded.signatures[signature_name](**tensors)
             arrays = {name: outputs[name].numpy() for name in wanted}
         except tf.errors.OpError as error:
-            raise ServingError(error_codes_pb2.Code.Name(error.error_code), _without_stack(error.message)) from error
-        self._metrics.runtime_latency.observe((time.perf_counter() - started) * 1e6, self.name, "Predict", "TF2")
-        return arrays
+            raise ServingError(error_codes_pb2.Code.Name(error.error_code), _without_stack(error.message)) from None
+        return arrays, time.perf_counter() - started
 
-    def _warm_up(self, path: Path) -> None:
-        """Replays the requests that the export recorded; TF Serving, too, takes no version whose warm-up fails."""
-        if not path.is_file():
-            return
-        for index, record in enumerate(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()):
-            if index == _MAX_WARMUP_RECORDS:
-                raise ServingError("INVALID_ARGUMENT", f"Number of warmup records exceeds the maximum ({index})")
-            log = prediction_log_pb2.PredictionLog.FromString(record)
-            kind = log.WhichOneof("log_type")
-            if kind != "predict_log":
-                raise ServingError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")
-            request = log.predict_log.request
-            signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-            signature_def = self.signature_defs.get(signature_name)
-            if signature_def is None:
-                raise ServingError("FAILED_PRECONDITION", f'Serving signature key "{signature_name}" not found.')
-            inputs = arrays_from_protos(request.inputs)
-            _check_inputs(signature_def, inputs)
-            self._run(signature_name, inputs, _wanted_outputs(signature_def, request.output_filter))
+
+def _warmup_requests(path: Path) -> Iterator:
+    """The PredictRequests of a file of PredictionLogs; none if there is no file."""
+    records = tf.data.TFRecordDataset(str(path)).as_numpy_iterator() if path.is_file() else ()
+    for index, record in enumerate(records):
+        if index == _MAX_WARMUP_RECORDS:
+            raise ServingError("INVALID_ARGUMENT", f"Number of warmup records exceeds the maximum ({index})")
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        kind = log.WhichOneof("log_type")
+        if kind != "predict_log":
+            raise ServingError("UNIMPLEMENTED", f"Unsupported log_type for warmup: {kind}")
+        yield log.predict_log.request
 
 
 def _read_signature_defs(path: Path) -> dict:

@@ -1,6 +1,7 @@
 """TensorProto <-> NumPy arrays, as TF Serving reads and writes them."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -24,12 +25,12 @@ _VALUE_FIELDS = {
 }
 
 
-def arrays_from_protos(protos) -> dict:
+def arrays_from_protos(protos: Mapping[str, tensor_pb2.TensorProto]) -> dict[str, np.ndarray]:
     """Names -> TensorProto to names -> arrays; strings are arrays of bytes objects."""
     return {name: _array(name, proto) for name, proto in protos.items()}
 
 
-def tensor_proto(array: np.ndarray):
+def tensor_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
     """TF Serving fills the typed fields, not tensor_content: a client may read either only if it is told which."""
     if array.dtype.name not in _VALUE_FIELDS:
         return tf.make_tensor_proto(array)
@@ -39,7 +40,7 @@ def tensor_proto(array: np.ndarray):
     return proto
 
 
-def _array(name: str, proto) -> np.ndarray:
+def _array(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
     dims = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or math.prod(dims) > _MAX_ELEMENTS:
         raise ServingError("INVALID_ARGUMENT", f"tensor parsing error: {name}: cannot use a tensor of shape {dims}")

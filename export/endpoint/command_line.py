@@ -1,8 +1,10 @@
-"""What the client and the load test share as programs: --help, and one clear line for a mistake."""
+"""What the three programs share: --help, and one clear line for a mistake."""
 
 import functools
 import os
 import sys
+from collections.abc import Callable, Iterable
+from types import ModuleType
 
 from absl import app, flags
 
@@ -11,13 +13,23 @@ class ClientError(Exception):
     """What was asked for cannot be had; the message says why and what to do."""
 
 
-def run(main, flag_modules=()) -> None:
-    """Runs `main()` with the flags parsed, and returns what it returns as the exit status.
+def run(
+    main: Callable[[], int | None],
+    flag_modules: Iterable[ModuleType] = (),
+    mistakes: tuple[type[Exception], ...] = (ClientError, OSError),
+) -> None:
+    """Runs `main()` with the flags parsed, and ends with what it returns as the exit status.
 
     The status is 0 after --help, 2 for a mistake or a server that fails, each in one line on stderr, and 130 after
-    Ctrl-C. `flag_modules` are modules whose flags the program uses as its own.
+    Ctrl-C.
+
+    Args:
+        main: the program.
+        flag_modules: modules whose flags the program uses as its own.
+        mistakes: the errors that are told in one line.
     """
-    app.run(lambda argv: _call(main), flags_parser=functools.partial(_parse, flag_modules=flag_modules))
+    call = functools.partial(_call, main, mistakes)
+    app.run(lambda argv: call(), flags_parser=functools.partial(_parse, flag_modules=flag_modules))
 
 
 def _parse(argv, flag_modules) -> list:
@@ -34,10 +46,10 @@ def _parse(argv, flag_modules) -> list:
     return rest
 
 
-def _call(main):
+def _call(main, mistakes):
     try:
         return main()
-    except (ClientError, OSError) as error:
+    except mistakes as error:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -13,26 +13,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.support.servers import (
-    CHANNELS,
-    EXPORT,
-    HEIGHT,
-    WIDTH,
-    Toy,
-    expected_images,
-    free_ports,
-    run_script,
-    running_server,
-)
+from tests.support.programs import EXPORT, assert_one_line, run_script
+from tests.support.servers import CHANNELS, HEIGHT, WIDTH, expected_images, free_ports
 
 
-@pytest.fixture(scope="module")
-def ports(tmp_path_factory):
+@pytest.fixture
+def ports(toy_server):
     """The running server's (REST, gRPC) ports."""
-    base = tmp_path_factory.mktemp("served")
-    Toy().save(base / "1")
-    with running_server(f"--model_base_path={base}", "--model_name=digits") as server:
-        yield server.rest, server.grpc
+    return toy_server.rest, toy_server.grpc
 
 
 def tiles(path, count):
@@ -126,9 +114,7 @@ def test_client_reports_a_server_that_answers_something_else(tmp_path, answer, m
     with scripted_server([answer]) as (port, _):
         flags = [f"--url=http://127.0.0.1:{port}", "--seeds=1", f"--out={tmp_path}/grid.png"]
         done = run_script("client.py", *flags)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("client: ") and len(done.stderr.splitlines()) == 1, done.stderr
-    assert message in done.stderr
+    assert_one_line(done, "client", message)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +139,7 @@ def test_a_mistake_in_a_client_call_is_one_message_and_status_2(ports, tmp_path,
     names = {"unused": free_ports(1)[0], "tmp": tmp_path}
     defaults = [f"--url=http://127.0.0.1:{ports[0]}", "--model=digits", f"--out={tmp_path}/grid.png"]
     done = run_script("client.py", *defaults, *[flag.format(**names) for flag in flags])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("client: ") and len(done.stderr.splitlines()) == 1, done.stderr
-    assert message.format(**names) in done.stderr
+    assert_one_line(done, "client", message.format(**names))
 
 
 def compose_service():

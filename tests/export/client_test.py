@@ -9,16 +9,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
 from endpoint import calls, image_grid
-from tests.support.endpoints import (
-    assert_one_line,
-    grey_levels,
-    grpc_endpoint,
-    png_of,
-    predictions,
-    rest_endpoint,
-    run_script,
-    run_without,
-)
+from tests.support.endpoints import grey_levels, grpc_endpoint, png_of, predictions, rest_endpoint
+from tests.support.programs import assert_one_line, run_script, run_without
 from tests.support.servers import free_ports
 
 

@@ -9,7 +9,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from dev_server import batching, config
 from dev_server.errors import ConfigurationError
-from tests.support.servers import EXPORT
+from tests.support.programs import EXPORT
 
 TF_SERVING = EXPORT / "tf_serving"
 

@@ -19,17 +19,12 @@ from tensorflow_serving.apis import (
     regression_pb2,
 )
 
-from tests.support.servers import Toy, expected_images, predict_request, running_server
+from tests.support.servers import expected_images, predict_request
 
 
 @pytest.fixture(scope="module")
-def channel(tmp_path_factory):
-    base = tmp_path_factory.mktemp("served")
-    Toy().save(base / "10")
-    with (
-        running_server(f"--model_base_path={base}", "--model_name=digits") as server,
-        server.channel() as channel,
-    ):
+def channel(toy_server):
+    with toy_server.channel() as channel:
         yield channel
 
 
@@ -89,11 +84,6 @@ def unknown_output():
 DIGITS = {"name": "digits"}
 
 
-def multi_inference(method_name, **spec):
-    task = inference_pb2.InferenceTask(model_spec=DIGITS | spec, method_name=method_name)
-    return inference_pb2.MultiInferenceRequest(tasks=[task])
-
-
 @pytest.mark.parametrize(
     "request_, code, message",
     [
@@ -121,14 +111,9 @@ def multi_inference(method_name, **spec):
         (predict_request(name="", seed=[1]), "INVALID_ARGUMENT", "no name"),
         (predict_request(seed=np.zeros(1001, int)), "INVALID_ARGUMENT", "1000 rows"),
         (predict_request("x" * 100_000, seed=[1]), "FAILED_PRECONDITION", "xxx"),
-        (classification_pb2.ClassificationRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
-        (classification_pb2.ClassificationRequest(model_spec=DIGITS), "INVALID_ARGUMENT", "serving/classify. Was: "),
-        (classification_pb2.ClassificationRequest(model_spec={"name": "x"}), "NOT_FOUND", "Latest(x)"),
-        (regression_pb2.RegressionRequest(model_spec=DIGITS), "INVALID_ARGUMENT", "serving/regress. Was: tensorflow/s"),
-        (inference_pb2.MultiInferenceRequest(), "INVALID_ARGUMENT", "no name"),
-        (multi_inference("tensorflow/serving/classify"), "INVALID_ARGUMENT", "serving/classify. Was: tensorflow/ser"),
-        (multi_inference("tensorflow/serving/predict"), "UNIMPLEMENTED", "Unsupported signature method_name"),
-        (multi_inference("", signature_name="jpeg"), "INVALID_ARGUMENT", "not found in model graph: jpeg"),
+        (classification_pb2.ClassificationRequest(model_spec=DIGITS), "UNIMPLEMENTED", "not implemented"),
+        (regression_pb2.RegressionRequest(model_spec=DIGITS), "UNIMPLEMENTED", "not implemented"),
+        (inference_pb2.MultiInferenceRequest(), "UNIMPLEMENTED", "not implemented"),
         (model_management_pb2.ReloadConfigRequest(), "INVALID_ARGUMENT", "Only ModelConfigList"),
     ],
 )

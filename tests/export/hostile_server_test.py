@@ -243,7 +243,7 @@ def test_inputs_of_different_lengths_are_refused(server):
 
 
 def test_slow_clients_hold_nobody_up(server):
-    head = b"POST " + PREDICT.encode() + b" HTTP/1.1\r\nContent-Length: 18\r\n\r\n"
+    head = b"POST " + PREDICT.encode() + b" HTTP/1.1\r\nHost: here\r\nContent-Length: 18\r\n\r\n"
     body = b'{"instances": [4]}'
     slow = []
     try:

@@ -12,7 +12,7 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from tests.support.servers import EXPORT
+from tests.support.programs import EXPORT
 
 TF_SERVING = EXPORT / "tf_serving"
 KUSTOMIZATION = yaml.safe_load((TF_SERVING / "kustomization.yaml").read_text())

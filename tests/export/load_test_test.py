@@ -9,14 +9,8 @@ import pytest
 from PIL import Image
 
 from endpoint import calls, load_levels
-from tests.support.endpoints import (
-    assert_one_line,
-    png_of,
-    predictions,
-    rest_endpoint,
-    run_script,
-    run_without,
-)
+from tests.support.endpoints import png_of, predictions, rest_endpoint
+from tests.support.programs import assert_one_line, run_script, run_without
 
 
 def measure(port, folder, *flags):

@@ -1,214 +1,27 @@
-"""The development server from outside: REST, and how it starts."""
+"""The development server's start: what is wrong is one line before anything is loaded; and its end."""
 
-import base64
-import io
+import concurrent.futures
 import socket
 
 import numpy as np
 import pytest
-from PIL import Image
+from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from dev_server.config import Batching
+from dev_server.errors import ConfigurationError
+from tests.support.programs import assert_one_line, run_script
 from tests.support.servers import (
-    Toy,
     call,
     expected_images,
+    figures,
     free_ports,
-    run_script,
-    running_server,
+    predict_request,
+    server_in_this_process,
+    wait_until,
 )
 
-MODEL = "/v1/models/digits"
-PREDICT = f"{MODEL}:predict"
-
-
-@pytest.fixture(scope="module")
-def base_path(tmp_path_factory):
-    """Version 10 is a model; an older version and what is no version are skipped."""
-    base = tmp_path_factory.mktemp("served") / "digits"
-    Toy().save(base / "10")
-    for skipped in ("9", "latest", "99.tmp"):
-        (base / skipped).mkdir()
-    (base / "11").write_text("a file is no version")
-    return base
-
-
-@pytest.fixture(scope="module")
-def server(base_path):
-    with running_server(f"--model_base_path={base_path}", "--model_name=digits") as server:
-        assert "digits version 10," in server.ready
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ports(server):
-    """The running server's (REST, gRPC) ports."""
-    return server.rest, server.grpc
-
-
-def pixels(png):
-    return np.asarray(Image.open(io.BytesIO(png), formats=["PNG"]))
-
-
-# REST
-
-
-@pytest.mark.parametrize("path", [PREDICT, f"{MODEL}/versions/10:predict", "/V1/Models/digits:predict?x=1"])
-@pytest.mark.parametrize(
-    "body, key",
-    [
-        ({"instances": [0, -7]}, "predictions"),
-        ({"instances": [{"seed": 0}, {"seed": -7}], "signature_name": "serving_default"}, "predictions"),
-        ({"inputs": [0, -7]}, "outputs"),
-        ({"inputs": {"seed": [0, -7]}, "signature_name": ""}, "outputs"),
-    ],
-)
-def test_rest_predict(ports, path, body, key):
-    status, reply = call(ports[0], "POST", path, body)
-    assert (status, list(reply)) == (200, [key])
-    np.testing.assert_array_equal(reply[key], expected_images([0, -7]))
-
-
-@pytest.mark.parametrize("layout, key", [("instances", "predictions"), ("inputs", "outputs")])
-def test_rest_png(ports, layout, key):
-    status, reply = call(ports[0], "POST", PREDICT, {layout: [3, 2**62], "signature_name": "png"})
-    assert status == 200
-    assert [list(value) for value in reply[key]] == [["b64"]] * 2
-    received = [pixels(base64.b64decode(value["b64"], validate=True)) for value in reply[key]]
-    np.testing.assert_array_equal(received, expected_images([3, 2**62]))
-
-
-def test_rest_with_several_inputs_and_outputs(ports):
-    row = {"total": 3, "tenth": 0.1, "text": "1", "text_bytes": {"b64": base64.b64encode(b"2").decode()}}
-    request = {"signature_name": "labelled", "instances": [{"seed": 1, "label": 2}, {"label": 2, "seed": 1}]}
-    assert call(ports[0], "POST", PREDICT, request) == (200, {"predictions": [row, row]})
-    request = {"signature_name": "labelled", "inputs": {"seed": [1], "label": [2]}}
-    assert call(ports[0], "POST", PREDICT, request) == (200, {"outputs": {key: [row[key]] for key in row}})
-
-
-def test_rest_images_floats_and_strings_as_inputs(ports):
-    image = np.arange(12).reshape(2, 2, 3, 1)
-    reply = call(ports[0], "POST", PREDICT, {"instances": image.tolist(), "signature_name": "invert"})
-    assert reply == (200, {"predictions": (255 - image).tolist()})
-    reply = call(ports[0], "POST", PREDICT, {"inputs": [[0.5, 1]], "signature_name": "double"})
-    assert reply == (200, {"outputs": [[1.0, 2.0]]})
-    reply = call(ports[0], "POST", PREDICT, '{"inputs": [[NaN, -Infinity]], "signature_name": "double"}')
-    assert np.isnan(reply[1]["outputs"][0][0]) and reply[1]["outputs"][0][1] == -np.inf
-    files = [{"b64": base64.b64encode(bytes([0, 255, 7])).decode()}, {"b64": ""}, "text"]
-    for body in ({"instances": files}, {"instances": [{"file": file} for file in files]}):
-        assert call(ports[0], "POST", PREDICT, body | {"signature_name": "length"}) == (200, {"predictions": [3, 0, 4]})
-
-
-@pytest.mark.parametrize("path", [MODEL, f"{MODEL}/versions/10", f"{MODEL}/labels/passed_over"])
-def test_rest_status(ports, path):
-    state = {"version": "10", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    assert call(ports[0], "GET", path) == (200, {"model_version_status": [state]})
-
-
-@pytest.mark.parametrize("path", [f"{MODEL}/metadata", f"{MODEL}/versions/10/metadata"])
-def test_rest_metadata(ports, path):
-    status, reply = call(ports[0], "GET", path)
-    assert status == 200
-    assert reply["model_spec"] == {"name": "digits", "version": "10", "signature_name": ""}
-    seed = reply["metadata"]["signature_def"]["signature_def"]["png"]["inputs"]["seed"]
-    assert seed["dtype"] == "DT_INT64"
-    assert seed["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
-
-
-BAD_REQUESTS = [  # method, path, body, status, a part of the message
-    ("GET", "/v1/models/other", None, 404, "Could not find any versions of model other"),
-    ("GET", f"{MODEL}/versions/9", None, 404, "Could not find version 9"),
-    ("GET", f"{MODEL}/versions/{10**30}", None, 400, "to numeric"),
-    ("GET", "/v1/models/other/metadata", None, 404, "Servable not found"),
-    ("GET", "/v1/models", None, 400, "Missing model name"),
-    ("GET", f"{MODEL}/versions/1/labels/stable", None, 400, "Malformed request"),
-    ("POST", f"{MODEL}/labels/stable:predict", {"instances": [1]}, 400, "Unrecognized servable version label: stable"),
-    ("GET", f"{MODEL}/labels/stable/metadata", None, 400, "Unrecognized servable version label: stable"),
-    ("POST", f"{MODEL}:PREDICT", {"instances": [1]}, 400, "Malformed request"),
-    ("GET", PREDICT, None, 400, "Malformed request"),
-    ("GET", "/", None, 404, "Nothing here"),
-    ("PUT", MODEL, "{}", 400, "Malformed request"),
-    ("DELETE", MODEL, None, 400, "Malformed request"),
-    ("BREW", MODEL, None, 501, "BREW"),
-    ("POST", MODEL, {"instances": [1]}, 400, "Malformed request"),
-    ("POST", "/v1/models/other:predict", {"instances": [1]}, 404, "Servable not found for request: Latest(other)"),
-    ("POST", f"{MODEL}/versions/9:predict", {"instances": [1]}, 404, "Specific(digits, 9)"),
-    ("POST", f"{MODEL}/versions/x:predict", {"instances": [1]}, 400, "Malformed request"),
-    (
-        "POST",
-        f"{MODEL}:classify",
-        {"examples": [{}]},
-        400,
-        "to be tensorflow/serving/classify. Was: ",
-    ),
-    (
-        "POST",
-        f"{MODEL}:regress",
-        {"examples": [{}]},
-        400,
-        "to be tensorflow/serving/regress. Was: ",
-    ),
-    ("POST", f"{MODEL}:regress", {"examples": [{}], "signature_name": "jpeg"}, 400, "with the name: jpeg"),
-    ("POST", f"{MODEL}:classify", {"examples": []}, 400, "empty array"),
-    ("POST", f"{MODEL}:classify", {"examples": [1]}, 400, "must be JSON object"),
-    ("POST", f"{MODEL}:classify", {"examples": {}}, 400, "list/array"),
-    ("POST", f"{MODEL}:classify", {"instances": [1]}, 400, "'examples' is expected"),
-    ("POST", PREDICT, {"instances": [0] * 1001}, 400, "1000 rows"),
-    ("POST", PREDICT, {"instances": [1e40, 1], "signature_name": "double"}, 400, "without loss of precision"),
-    ("POST", PREDICT, {"instances": ["x"], "signature_name": "invert"}, 400, "not of expected type: uint8"),
-    (
-        "POST",
-        PREDICT,
-        {"instances": [[[[256]], [[0]]]], "signature_name": "invert"},
-        400,
-        "not of expected type: uint8",
-    ),
-    ("POST", PREDICT, {"instances": [{"b64": "?"}], "signature_name": "length"}, 400, "Unable to base64 decode"),
-    ("POST", PREDICT, {"instances": ["\ud800"], "signature_name": "length"}, 400, "surrogates"),
-    ("POST", PREDICT, {"instances": [1], "signature_name": None}, 400, "must be a string"),
-    ("POST", PREDICT, "", 400, "The document is empty"),
-    ("POST", PREDICT, "instances", 400, "JSON Parse error"),
-    ("POST", PREDICT, b"\xff\xfe\xff", 400, "JSON Parse error"),
-    ("POST", PREDICT, "[" * 100_000, 400, "recursion"),
-    ("POST", PREDICT, '{"inputs": ' + "[" * 900 + "]" * 900 + "}", 400, ""),
-    ("POST", PREDICT, '{"inputs": [1, ' + "[" * 900 + "]" * 900 + "]}", 400, ""),
-    ("POST", PREDICT, '{"instances": [' + "9" * 5000 + "]}", 400, "JSON Parse error"),
-    ("POST", PREDICT, [1], 400, "not object"),
-    ("POST", PREDICT, {}, 400, "Missing 'inputs' or 'instances'"),
-    ("POST", PREDICT, {"instances": [1], "inputs": [1]}, 400, "only one of"),
-    ("POST", PREDICT, {"instances": []}, 400, "No values in"),
-    ("POST", PREDICT, {"instances": 1}, 400, "to be an list/array"),
-    ("POST", PREDICT, {"instances": [1.0]}, 400, "not of expected type: int64"),
-    ("POST", PREDICT, {"instances": ["1"]}, 400, "not of expected type: int64"),
-    ("POST", PREDICT, {"instances": [True]}, 400, "not of expected type: int64"),
-    ("POST", PREDICT, {"instances": [None]}, 400, "not of expected type: int64"),
-    ("POST", PREDICT, {"instances": [2**63]}, 400, "not of expected type: int64"),
-    ("POST", PREDICT, {"instances": [1, {"seed": 1}]}, 400, "Expecting value/list but got object at item 1"),
-    ("POST", PREDICT, {"instances": [1, [2]]}, 400, "not of expected type"),
-    ("POST", PREDICT, {"instances": [[1], [2, 3]]}, 400, "expecting a list of 1 values"),
-    ("POST", PREDICT, {"instances": [[1]]}, 400, "must have shape"),
-    ("POST", PREDICT, {"instances": [{"seed": 1, "label": 1}]}, 400, "keys must be equal to: seed"),
-    ("POST", PREDICT, {"instances": [{}]}, 400, "keys must be equal to: seed"),
-    ("POST", PREDICT, {"inputs": {"label": [1]}}, 400, "Missing named input: seed"),
-    ("POST", PREDICT, {"inputs": 1}, 400, "must have shape"),
-    ("POST", PREDICT, {"inputs": [1], "signature_name": "jpeg"}, 400, "jpeg"),
-    ("POST", PREDICT, {"inputs": [1], "signature_name": 1}, 400, "must be a string"),
-    ("POST", PREDICT, {"inputs": [1], "signature_name": "labelled"}, 400, "label"),
-    ("POST", PREDICT, {"instances": [1], "signature_name": "labelled"}, 400, "label"),
-    ("POST", PREDICT, {"inputs": [1], "signature_name": "half"}, 400, "bfloat16"),
-    ("POST", PREDICT, {"inputs": [-500]}, 400, "seed too small"),
-]
-
-
-@pytest.mark.parametrize("method, path, body, status, message", BAD_REQUESTS)
-def test_a_bad_rest_request_gets_its_status_and_a_message(ports, method, path, body, status, message):
-    received, reply = call(ports[0], method, path, body)
-    assert received == status, reply
-    assert list(reply) == ["error"]
-    assert message in reply["error"]
-    assert not any(word in reply["error"] for word in ("Traceback", 'File "', "\n")), reply
-
-
-# Starting the server
+LABELLED = """model_config_list {{ config {{ name: "digits" base_path: "{tmp}/full" model_platform: "tensorflow"
+    version_labels {{ key: "stable" value: 1 }} }} }}"""
 
 
 @pytest.mark.parametrize(
@@ -218,34 +31,70 @@ def test_a_bad_rest_request_gets_its_status_and_a_message(ports, method, path, b
         (["--model_base_path={tmp}/nothing"], "no folder"),
         (["--model_base_path={tmp}"], "holds no version"),
         (["--model_base_path={tmp}/empty"], "holds no saved_model.pb"),
-        (["--model_base_path={tmp}/corrupt"], "cannot load"),
         (["--model_base_path={tmp}", "--rest_api_port={taken}"], "cannot be used"),
         (["--model_base_path={tmp}", "--port={taken}"], "cannot be used"),
         (["--model_base_path={tmp}", "--port=0", "--rest_api_port=0"], "nothing to serve"),
-        (["--model_base_path={tmp}", "--port=8501"], "must differ"),
+        (["--model_base_path={tmp}", "--port={free}", "--rest_api_port={free}"], "must differ"),
         (["--port=many"], "--port"),
         (["--port=65536"], "--port"),
         (["--no_such_flag=1"], "no_such_flag"),
         (["served/digits"], "unknown arguments"),
+        (["--model_config_file={tmp}/none"], "cannot read {tmp}/none"),
+        (["--model_config_file={tmp}/models.config"], "version 1 of model digits, which is not currently available"),
+        (["--model_base_path={tmp}/full", "--batching_parameters_file=x"], "without --enable_batching"),
+        (["--model_base_path={tmp}/full", "--monitoring_config_file={tmp}/none"], "cannot read {tmp}/none"),
+        (["--model_base_path={tmp}/full", "--enable_batching", "--batching_parameters_file={tmp}"], "cannot read"),
     ],
 )
 def test_a_mistake_at_the_start_is_one_message_and_status_2(tmp_path, flags, message):
-    (tmp_path / "empty" / "1").mkdir(parents=True)
-    (tmp_path / "corrupt" / "1").mkdir(parents=True)
-    (tmp_path / "corrupt" / "1" / "saved_model.pb").write_bytes(b"not a model")
-    ports = free_ports(2)
+    for name in ("empty", "full"):
+        (tmp_path / name / "1").mkdir(parents=True)
+    (tmp_path / "full" / "1" / "saved_model.pb").write_bytes(b"not looked into before all flags are")
+    (tmp_path / "models.config").write_text(LABELLED.format(tmp=tmp_path))
+    grpc, rest, free = free_ports(3)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        names = {"tmp": tmp_path, "taken": taken.getsockname()[1]}
-        defaults = [f"--port={ports[0]}", f"--rest_api_port={ports[1]}"]
-        if any("8501" in flag for flag in flags):
-            defaults = []
-        done = run_script("local_server.py", *defaults, *[flag.format(**names) for flag in flags])
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("local_server: ") and len(done.stderr.splitlines()) == 1, done.stderr
-    assert message in done.stderr
+        names = {"tmp": tmp_path, "taken": taken.getsockname()[1], "free": free}
+        flags = [f"--port={grpc}", f"--rest_api_port={rest}", *[flag.format(**names) for flag in flags]]
+        done = run_script("local_server.py", *flags)
+    assert_one_line(done, "local_server", message.format(**names))
 
 
 def test_help_says_what_it_is_not():
     done = run_script("local_server.py", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "It is NOT TF Serving" in done.stdout and "--[no]enable_batching" in done.stdout
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"not a model")
+    with pytest.raises(ConfigurationError, match=f"cannot load {tmp_path}/1: ") as refused:
+        server_in_this_process(tmp_path).__enter__()
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("side", ["rest", "grpc"])
+def test_a_port_that_was_taken_meanwhile_ends_the_start_and_frees_the_other(toy_path, side):
+    ports = dict(zip(("rest", "grpc"), free_ports(2)))
+    with socket.create_server(("127.0.0.1", ports[side])), pytest.raises(ConfigurationError, match="cannot listen"):
+        server_in_this_process(toy_path, ports=ports).__enter__()
+    with server_in_this_process(toy_path, ports=ports) as server:
+        assert server.states() == {10: "AVAILABLE"}
+
+
+def test_requests_that_run_are_answered_when_the_server_stops(toy_path):
+    batching = Batching(16, 16, timeout_seconds=1.5, num_threads=1)
+    with (
+        concurrent.futures.ThreadPoolExecutor() as threads,
+        server_in_this_process(toy_path, batching, monitoring_path="/figures") as server,
+        server.channel() as channel,
+    ):
+        by_rest = threads.submit(call, server.rest, "POST", "/v1/models/digits:predict", {"instances": [4]})
+        predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
+        by_grpc = threads.submit(predict, predict_request(seed=np.array([4])), timeout=60)
+        waiting = ":tensorflow:serving:batching_session:input_batch_size_count{}"
+        wait_until(lambda: figures(server, "/figures").get(waiting) == "2")
+        assert not by_rest.done() and not by_grpc.done()
+        server.stop()
+        assert by_rest.result(60) == (200, {"predictions": expected_images([4]).tolist()})
+        assert by_grpc.result(60).outputs["image"].int_val == expected_images([4]).ravel().tolist()

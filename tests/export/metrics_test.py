@@ -1,10 +1,12 @@
 """The development server's figures, in Prometheus' text format."""
 
+import asyncio
 import re
 
 import pytest
 
 from dev_server import metrics as prometheus
+from dev_server.errors import ServingError
 
 NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
 LABEL = r'[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\n]|\\\\|\\"|\\n)*"'
@@ -29,21 +31,44 @@ def parsed(text):
     return samples
 
 
-def test_a_request_is_counted_and_timed_in_tf_servings_buckets():
-    metrics = prometheus.ServerMetrics()
-    for micros in (9, 10, 31, 5000):
-        metrics.record_request("digits", "Predict", "GRPC", "OK", micros / 1e6)
-    metrics.record_request("digits", "Predict", "GRPC", "INVALID_ARGUMENT", 1.0)
+class Clock:
+    """The time, as metrics reads it, that goes on when it is told to."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+def answer(metrics, clock, micros, error=None, known=True):
+    with metrics.request("digits", "Predict", "GRPC", known):
+        clock.now += micros / 1e6
+        if error:
+            raise error
+
+
+def test_a_request_is_counted_and_timed_in_tf_servings_buckets(monkeypatch):
+    metrics, clock = prometheus.ServerMetrics(), Clock()
+    monkeypatch.setattr(prometheus, "time", clock)
+    for micros in (9, 9.9, 31, 5000):
+        answer(metrics, clock, micros)
+    answer(metrics, clock, 8, known=False)
+    errors = {"INVALID_ARGUMENT": ServingError("INVALID_ARGUMENT", "no"), "CANCELLED": asyncio.CancelledError()}
+    errors["INTERNAL"] = KeyError("key")
+    for error in errors.values():
+        with pytest.raises(type(error)):
+            answer(metrics, clock, 1e6, error)
     samples = parsed(metrics.text())
     count, latency = ":tensorflow:serving:request_count", ":tensorflow:serving:request_latency"
     assert samples[count, 'model_name="digits",status="OK"'] == 4
-    assert samples[count, 'model_name="digits",status="INVALID_ARGUMENT"'] == 1
+    for code in errors:
+        assert samples[count, f'model_name="digits",status="{code}"'] == 1
     labels = 'model_name="digits",API="Predict",entrypoint="GRPC"'
     buckets = {k[1].split("le=")[1].strip('"'): v for k, v in samples.items() if k[0] == f"{latency}_bucket"}
     assert list(buckets)[:4] == ["10", "18", "32.4", "58.32"] and len(buckets) == 34
     assert [buckets[le] for le in ("10", "18", "32.4", "+Inf")] == [2, 2, 3, 4]
     assert samples[f"{latency}_count", labels] == 4
-    assert samples[f"{latency}_sum", labels] == pytest.approx(5050)
+    assert samples[f"{latency}_sum", labels] == pytest.approx(5049.9)
 
 
 def test_a_histograms_buckets_hold_their_limits_and_grow():
@@ -71,7 +96,8 @@ def test_names_that_clients_choose_cannot_break_the_page():
 def test_prometheus_own_parser_reads_the_page():
     parser = pytest.importorskip("prometheus_client.parser")
     metrics = prometheus.ServerMetrics()
-    metrics.record_request('d"i\\g', "predict", "REST", "OK", 0.5)
+    with metrics.request('d"i\\g', "predict", "REST", known=True):
+        pass
     metrics.queuing_latency.observe(3.0, "pool")
     metrics.wrapped_run_count.add()
     families = {family.name: family for family in parser.text_string_to_metric_families(metrics.text())}

@@ -1,8 +1,7 @@
 """The life of models' versions: found, loaded, handed out, replaced, unloaded, with a loader that can be held up."""
 
+import asyncio
 import gc
-import threading
-import time
 import weakref
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from dev_server import model_store as store
 from dev_server.config import ModelConfig
 from dev_server.errors import ServingError
-from tests.support import servers
+from tests.support.event_loop import in_event_loop
 
 Spec = store.ModelSpec
 
@@ -26,11 +25,12 @@ class Loader:
     """Loads `Model`s; fails where the file says "broken"; waits at the gate."""
 
     def __init__(self):
-        self.loaded, self.gate = [], threading.Event()
+        self.loaded, self.loading, self.gate = [], asyncio.Event(), asyncio.Event()
         self.gate.set()
 
-    def __call__(self, name, version, path):
-        assert self.gate.wait(60)
+    async def __call__(self, name, version, path):
+        self.loading.set()
+        await self.gate.wait()
         model = Model(name, version, path)
         if model.text == "broken":
             raise ServingError("DATA_LOSS", f"cannot read {path.name}")
@@ -60,10 +60,10 @@ def loader():
     return Loader()
 
 
-def made(loader, base, labels_may_wait=False, **config):
+async def made(loader, base, labels_may_wait=False, **config):
     models = store.ModelStore(loader, labels_may_wait)
     models.configure([ModelConfig("m", base, **config)])
-    models.update()
+    await models.update()
     return models
 
 
@@ -82,10 +82,11 @@ def refusal(models, spec):
     return refused.value.code, str(refused.value)
 
 
-def test_the_newest_version_is_served_and_what_is_no_version_is_skipped(loader, base):
+@in_event_loop
+async def test_the_newest_version_is_served_and_what_is_no_version_is_skipped(loader, base):
     write(base, 9, 10, "11.tmp", "latest", "-3", "1e3")
     (base / "12").write_text("a file")
-    models = made(loader, base)
+    models = await made(loader, base)
     assert loader.loaded == [("m", 10)] and version(models) == version(models, 10) == 10
     assert models.available("m") == [10] and models.knows("m") and not models.knows("other")
     assert refusal(models, Spec("m", 9)) == ("NOT_FOUND", "Servable not found for request: Specific(m, 9)")
@@ -96,105 +97,113 @@ def test_the_newest_version_is_served_and_what_is_no_version_is_skipped(loader, 
             models.statuses(spec)
 
 
-def test_several_versions_are_served_by_number_and_the_highest_by_default(loader, base):
+@in_event_loop
+async def test_several_versions_are_served_by_number_and_the_highest_by_default(loader, base):
     write(base, 2, 3)
-    models = made(loader, base, num_versions=2)
+    models = await made(loader, base, num_versions=2)
     assert [version(models), version(models, 2), version(models, 3)] == [3, 2, 3]
     assert [number for number, _, _ in models.statuses(Spec("m"))] == [3, 2]
-    assert made(Loader(), base, policy="all").available("m") == [3, 2, 1]
-    assert made(Loader(), base, policy="specific", versions=(1, 7)).available("m") == [1]
+    assert (await made(Loader(), base, policy="all")).available("m") == [3, 2, 1]
+    assert (await made(Loader(), base, policy="specific", versions=(1, 7))).available("m") == [1]
 
 
-def test_the_old_version_serves_until_the_new_one_is_available(loader, base):
-    models = made(loader, base)
+@in_event_loop
+async def test_the_old_version_serves_until_the_new_one_is_available(loader, base):
+    models = await made(loader, base)
     loader.gate.clear()
+    loader.loading.clear()
     write(base, 2)
-    update = threading.Thread(target=models.update)
-    update.start()
-    servers.wait_until(lambda: states(models) == {1: "AVAILABLE", 2: "LOADING"})
-    assert version(models) == 1
+    update = asyncio.create_task(models.update())
+    await loader.loading.wait()
+    assert states(models) == {1: "AVAILABLE", 2: "LOADING"} and version(models) == 1
     loader.gate.set()
-    update.join()
-    assert version(models) == 2
-    servers.wait_until(lambda: states(models) == {1: "END", 2: "AVAILABLE"})
+    await update
+    assert version(models) == 2 and states(models) == {1: "END", 2: "AVAILABLE"}
     assert refusal(models, Spec("m", 1))[0] == "NOT_FOUND"
 
 
-def test_a_version_is_not_unloaded_under_a_request_and_then_leaves_nothing(loader, base):
-    models = made(loader, base)
+@in_event_loop
+async def test_a_version_is_not_unloaded_under_a_request_and_then_leaves_nothing(loader, base):
+    models = await made(loader, base)
     with models.use(Spec("m")) as model:
         kept = weakref.ref(model)
         write(base, 2)
-        models.update()
+        await models.update()
         assert states(models) == {1: "UNLOADING", 2: "AVAILABLE"}
         assert refusal(models, Spec("m", 1))[0] == "NOT_FOUND" and version(models) == 2
         write(base, 3)
-        models.update()
-        servers.wait_until(lambda: states(models)[2] == "END")
+        await models.update()
+        assert states(models)[2] == "END"
         assert states(models)[1] == "UNLOADING" and model.text == "well"
     del model
-    servers.wait_until(lambda: states(models) == {1: "END", 2: "END", 3: "AVAILABLE"})
+    await asyncio.sleep(0)
+    assert states(models) == {1: "END", 2: "END", 3: "AVAILABLE"}
     gc.collect()
     assert kept() is None
 
 
-def test_a_version_that_does_not_load_is_reported_and_the_old_one_goes_on(loader, base):
-    models = made(loader, base)
+@in_event_loop
+async def test_a_version_that_does_not_load_is_reported_and_the_old_one_goes_on(loader, base):
+    models = await made(loader, base)
     write(base, 2, text="broken")
     for _ in range(3):
-        models.update()
+        await models.update()
         assert version(models) == 1
     ((number, state, error),) = models.statuses(Spec("m", 2))
     assert (number, state, error.code, str(error)) == (2, "END", "DATA_LOSS", "cannot read 2")
     write(base, 2, text="mended by a longer copy")
-    models.update()
+    await models.update()
     assert version(models) == 2 and models.statuses(Spec("m", 2))[0][2] is None
 
 
-def test_a_version_that_failed_is_not_loaded_again_and_again(loader, base):
+@in_event_loop
+async def test_a_version_that_failed_is_not_loaded_again_and_again(loader, base):
     tries = []
 
-    def counting(name, number, path):
+    async def counting(name, number, path):
         tries.append(number)
-        return loader(name, number, path)
+        return await loader(name, number, path)
 
     write(base, 2, text="broken")
-    models = made(counting, base)
+    models = await made(counting, base)
     for _ in range(3):
-        models.update()
+        await models.update()
     assert tries == [2]
     remove(base, 2)
-    models.update()
+    await models.update()
     assert tries == [2, 1] and version(models) == 1
 
 
-def test_an_older_version_comes_back_when_the_newer_folder_is_removed(loader, base):
+@in_event_loop
+async def test_an_older_version_comes_back_when_the_newer_folder_is_removed(loader, base):
     write(base, 2)
-    models = made(loader, base)
+    models = await made(loader, base)
     remove(base, 2)
-    models.update()
+    await models.update()
     assert version(models) == 1
-    servers.wait_until(lambda: states(models) == {1: "AVAILABLE", 2: "END"})
+    assert states(models) == {1: "AVAILABLE", 2: "END"}
     write(base, 2)
-    models.update()
+    await models.update()
     assert version(models) == 2 and loader.loaded == [("m", 2), ("m", 1), ("m", 2)]
 
 
-def test_a_folder_that_cannot_be_read_takes_nothing_away_and_an_empty_one_takes_all(loader, base):
-    models = made(loader, base)
+@in_event_loop
+async def test_a_folder_that_cannot_be_read_takes_nothing_away_and_an_empty_one_takes_all(loader, base):
+    models = await made(loader, base)
     hidden = base.with_name("hidden")
     base.rename(hidden)
-    models.update()
+    await models.update()
     assert version(models) == 1
     hidden.rename(base)
     remove(base, 1)
-    models.update()
-    servers.wait_until(lambda: states(models) == {1: "END"})
+    await models.update()
+    assert states(models) == {1: "END"}
 
 
-def test_labels(loader, base):
+@in_event_loop
+async def test_labels(loader, base):
     write(base, 2)
-    models = made(loader, base, policy="all")
+    models = await made(loader, base, policy="all")
     models.configure([ModelConfig("m", base, "all", labels={"stable": 1, "next": 2})])
     assert version(models, None, "stable") == 1 and version(models, None, "next") == 2
     unknown = ("INVALID_ARGUMENT", "Unrecognized servable version label: other")
@@ -204,51 +213,49 @@ def test_labels(loader, base):
     assert refused.value.code == "FAILED_PRECONDITION" and version(models, None, "stable") == 1
 
 
-def test_a_label_may_wait_for_its_version_only_if_that_is_allowed_and_only_a_new_label(loader, base):
+@in_event_loop
+async def test_a_label_may_wait_for_its_version_only_if_that_is_allowed_and_only_a_new_label(loader, base):
     with pytest.raises(ServingError, match="not currently available"):
-        made(loader, base, labels={"stable": 1})
-    models = made(loader, base, labels_may_wait=True, labels={"stable": 1, "next": 2})
+        await made(loader, base, labels={"stable": 1})
+    models = await made(loader, base, labels_may_wait=True, labels={"stable": 1, "next": 2})
     assert version(models, None, "stable") == 1
     assert refusal(models, Spec("m", None, "next")) == ("NOT_FOUND", "Servable not found for request: Specific(m, 2)")
     with pytest.raises(ServingError, match="version 2"):
         models.configure([ModelConfig("m", base, labels={"stable": 2})])
 
 
-def test_models_come_and_go_with_the_configuration(loader, tmp_path):
+@in_event_loop
+async def test_models_come_and_go_with_the_configuration(loader, tmp_path):
     write(tmp_path / "a", 1)
     write(tmp_path / "b", 1)
     models = store.ModelStore(loader)
     models.configure([ModelConfig("a", tmp_path / "a")])
-    models.update()
+    await models.update()
     models.configure([ModelConfig("b", tmp_path / "b")])
-    models.update()
+    await models.update()
     assert models.available("b") == [1]
-    servers.wait_until(lambda: states(models, "a") == {1: "END"})
+    assert states(models, "a") == {1: "END"}
 
 
-def test_no_request_fails_while_versions_roll(loader, base):
-    models = made(loader, base)
-    stop, failures, seen = threading.Event(), [], set()
+@in_event_loop
+async def test_no_request_fails_while_versions_roll(loader, base):
+    models = await made(loader, base)
+    seen, stop = set(), asyncio.Event()
 
-    def ask():
+    async def ask():
         while not stop.is_set():
-            try:
-                with models.use(Spec("m")) as model:
-                    assert model.text == "well"
-                    seen.add(model.version)
-            except Exception as error:
-                failures.append(error)
-            time.sleep(0.001)
+            with models.use(Spec("m")) as model:
+                await asyncio.sleep(0.001)  # a run, in which versions come and go
+                assert model.text == "well"
+                seen.add(model.version)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+    clients = [asyncio.create_task(ask()) for _ in range(4)]
     for number in range(2, 10):
         write(base, number)
-        models.update()
+        await models.update()
         remove(base, number - 1)
+        await asyncio.sleep(0.002)
     stop.set()
-    for thread in threads:
-        thread.join()
-    assert not failures and len(seen) > 1
-    servers.wait_until(lambda: list(states(models).values()).count("END") == 8)
+    await asyncio.gather(*clients)
+    await asyncio.sleep(0)
+    assert len(seen) > 1 and list(states(models).values()).count("END") == 8

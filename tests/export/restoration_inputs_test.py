@@ -11,8 +11,8 @@ import tf_blurdiff as bd
 from endpoint import calls, image_grid, restoration_inputs
 from endpoint.command_line import ClientError
 from tests import models
-from tests.support.endpoints import assert_one_line
-from tests.support.servers import run_script, running_server
+from tests.support.programs import assert_one_line, run_script
+from tests.support.servers import server_in_this_process
 
 SIGNATURES = {
     "png": {"seed": (-1,)},
@@ -130,7 +130,7 @@ def model():
 @pytest.fixture(scope="module")
 def signatures_and_server(model, tmp_path_factory):
     folder = bd.export_savedmodel(model, tmp_path_factory.mktemp("restoring"), num_steps=4, restoration=True)
-    with running_server(f"--model_base_path={folder.parent}", "--model_name=digits") as server:
+    with server_in_this_process(folder.parent) as server:
         yield tf.saved_model.load(str(folder)).signatures, server
 
 

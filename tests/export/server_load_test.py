@@ -8,7 +8,6 @@ import json
 import shutil
 import threading
 import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ import tensorflow as tf
 from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from tests.support.servers import predict_request, running_server, wait_until
+from dev_server.config import read_batching
+from tests.support.servers import figures, predict_request, running_server, server_in_this_process, wait_until
 from tf_blurdiff.data import to_uint8
 
 CLIENTS = 32
@@ -28,16 +28,16 @@ num_batch_threads { value: 2 } allowed_batch_sizes: [1, 2, 4, 8, 16]
 
 
 @pytest.fixture(scope="module")
-def expected(trained_model):
-    return to_uint8(trained_model.sample(POOL)).numpy()
+def expected(small_model):
+    return to_uint8(small_model.sample(POOL, num_steps=4)).numpy()
 
 
 @contextlib.contextmanager
-def serving(base, tmp_path, *flags, batching=True):
-    """A server of the exports below a folder, with figures."""
+def serving(base, tmp_path, batching):
+    """A server of the exports below a folder, in a process of its own, with figures."""
     (tmp_path / "batching.config").write_text(BATCHING)
     (tmp_path / "monitoring.config").write_text("prometheus_config { enable: true }")
-    flags = [f"--model_base_path={base}", "--model_name=digits", *flags]
+    flags = [f"--model_base_path={base}", "--model_name=digits"]
     flags += [f"--monitoring_config_file={tmp_path}/monitoring.config"]
     if batching:
         flags += ["--enable_batching", f"--batching_parameters_file={tmp_path}/batching.config"]
@@ -45,11 +45,15 @@ def serving(base, tmp_path, *flags, batching=True):
         yield server
 
 
+def serving_in_this_process(base, tmp_path):
+    (tmp_path / "batching.config").write_text(BATCHING)
+    batching = read_batching(tmp_path / "batching.config")
+    return server_in_this_process(base, batching, monitoring_path="/monitoring/prometheus/metrics")
+
+
 def figure(server, name):
-    url = f"http://127.0.0.1:{server.rest}/monitoring/prometheus/metrics"
-    with urllib.request.urlopen(url, timeout=60) as reply:
-        lines = reply.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f":tensorflow:serving:{name}{{"))
+    start = f":tensorflow:serving:{name}{{"
+    return sum(float(value) for key, value in figures(server).items() if key.startswith(start))
 
 
 def png_by_rest(connection, seeds):
@@ -116,13 +120,13 @@ def test_the_pools_images_differ(expected):
     assert len({image.tobytes() for image in expected}) == len(POOL)
 
 
-def test_clients_that_share_batches_get_their_own_images(exported, expected, tmp_path):
-    with serving(exported.parent, tmp_path) as server:
+def test_clients_that_share_batches_get_their_own_images(small_export, expected, tmp_path):
+    with serving_in_this_process(small_export.parent, tmp_path) as server:
         clients, _ = run_clients(server, expected, requests=300)
         assert figure(server, "request_count") == 300
         assert figure(server, "batching_session:input_batch_size_sum") == sum(client.images for client in clients)
         runs = figure(server, "batching_session:wrapped_run_count")
-        assert runs < 300 and figure(server, "runtime_latency_count") == runs + warmed_up(exported)
+        assert runs < 300 and figure(server, "runtime_latency_count") == runs + warmed_up(small_export)
 
 
 def warmed_up(exported):
@@ -130,21 +134,21 @@ def warmed_up(exported):
     return sum(1 for _ in tf.data.TFRecordDataset(str(path)))
 
 
-def add_version(base, exported, version):
+def add_version(base, small_export, version):
     shutil.copytree(exported, base / f"{version}.tmp")
     (base / f"{version}.tmp").rename(base / str(version))
 
 
-def test_no_request_fails_while_versions_roll(exported, expected, tmp_path):
+def test_no_request_fails_while_versions_roll(small_export, expected, tmp_path):
     base = tmp_path / "digits"
-    add_version(base, exported, 1)
+    add_version(base, small_export, 1)
     stop = threading.Event()
-    with serving(base, tmp_path, "--file_system_poll_wait_seconds=0.2") as server:
+    with serving_in_this_process(base, tmp_path) as server:
         clients = [Client(server, expected, number, lambda: not stop.is_set()) for number in range(4)]
         for client in clients:
             client.start()
         for version in (2, 3):
-            add_version(base, exported, version)
+            add_version(base, small_export, version)
             states = {version: "AVAILABLE", version - 1: "END"}
             wait_until(lambda states=states: states.items() <= server.states().items(), seconds=120)
             shutil.rmtree(base / str(version - 1))
@@ -158,8 +162,8 @@ def test_no_request_fails_while_versions_roll(exported, expected, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batching", [True, False])
-def test_throughput_and_latency(exported, expected, tmp_path, batching, capsys):
-    requests = 2000
+def test_throughput_and_latency(exported, trained_model, tmp_path, batching, capsys):
+    requests, expected = 2000, to_uint8(trained_model.sample(POOL)).numpy()
     with serving(exported.parent, tmp_path, batching=batching) as server:
         run_clients(server, expected, requests=64)
         clients, seconds = run_clients(server, expected, requests)

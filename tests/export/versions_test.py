@@ -2,9 +2,6 @@
 
 import re
 import shutil
-import signal
-import threading
-import urllib.request
 
 import grpc
 import numpy as np
@@ -20,7 +17,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from tests.support.servers import call, free_ports, predict_request, run_script, running_server, wait_until
+from tests.support.servers import call, figures, predict_request, running_server, wait_until
 
 CONFIG = """
 config {{ name: "digits" base_path: "{base}/digits" model_platform: "tensorflow"
@@ -102,19 +99,12 @@ def test_versions_and_labels_by_grpc(server):
         assert [(entry.version, entry.state) for entry in status] == [(1, status[0].AVAILABLE)]
 
 
-def figures(server):
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.rest}/figures", timeout=60) as reply:
-        assert reply.headers["Content-Type"] == "text/plain"
-        lines = reply.read().decode().splitlines()
-    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-
-
 def test_figures_count_what_was_asked(server):
     names = ("request_count", "request_latency_count")
     count, latency = (f':tensorflow:serving:{name}{{model_name="other"' for name in names)
     keys = [f'{count},status="{status}"}}' for status in ("OK", "INVALID_ARGUMENT")]
     keys += [f'{latency},API="{api}",entrypoint="{side}"}}' for api, side in (("predict", "REST"), ("Predict", "GRPC"))]
-    before = figures(server)
+    before = figures(server, "/figures")
     assert ask(server, "other") == 7
     assert ask(server, "other", seed=1.5)[0] == 400
     assert ask(server, "nobody")[0] == 404
@@ -122,7 +112,7 @@ def test_figures_count_what_was_asked(server):
         prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict(
             predict_request(name="other", seed=np.array([0]))
         )
-    after = figures(server)
+    after = figures(server, "/figures")
     assert [int(after[key]) - int(before.get(key, 0)) for key in keys] == [2, 1, 1, 1]
     assert not any("nobody" in key for key in after)
     assert call(server.rest, "GET", "/monitoring/prometheus/metrics")[0] == 404
@@ -168,45 +158,3 @@ def test_the_configuration_is_read_again_and_a_mistake_in_it_changes_nothing(bas
         del request.config.model_config_list.config[0]
         assert reload(request).status.error_code == 0
     wait_until(lambda: ask(server, "digits")[0] == 404)
-
-
-def test_requests_that_run_are_answered_when_the_server_stops(base, tmp_path):
-    batching = "max_batch_size { value: 16 } batch_timeout_micros { value: 3000000 } num_batch_threads { value: 1 }"
-    (tmp_path / "batching.config").write_text(batching)
-    flags = ["--model_name=digits", f"--model_base_path={base}/digits", "--enable_batching"]
-    flags += [f"--batching_parameters_file={tmp_path}/batching.config"]
-    with running_server(*flags, f"--monitoring_config_file={base}/monitoring.config") as server:
-        answers = []
-        client = threading.Thread(target=lambda: answers.append(ask(server, "digits")))
-        with server.channel() as channel:
-            predict = prediction_service_pb2_grpc.PredictionServiceStub(channel).Predict
-            call_ = predict.future(predict_request(seed=np.array([0])))
-            client.start()
-            waiting = ":tensorflow:serving:batching_session:input_batch_size_count{}"
-            wait_until(lambda: figures(server).get(waiting) == "2")
-            assert not answers and not call_.done()
-            server.process.send_signal(signal.SIGTERM)
-            assert list(call_.result(timeout=60).outputs["y"].int64_val) == [3]
-            client.join(60)
-        assert answers == [3]
-        assert server.process.wait(60) == 0
-
-
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--model_config_file={base}/none"], "cannot read {base}/none"),
-        (["--model_config_file={base}/models.config"], "which is not currently available"),
-        (["--model_base_path={base}/other", "--batching_parameters_file=x"], "without --enable_batching"),
-        (["--model_base_path={base}/other", "--monitoring_config_file={base}/none"], "cannot read {base}/none"),
-        (["--model_base_path={base}/other", "--enable_batching", "--batching_parameters_file={base}"], "cannot read"),
-    ],
-)
-def test_a_mistake_at_the_start_is_one_message_and_status_2(base, flags, message):
-    (base / "models.config").write_text("model_config_list {" + CONFIG.format(base=base) + "}")
-    port = free_ports(1)[0]
-    flags = [flag.format(base=base) for flag in flags]
-    done = run_script("local_server.py", "--port=0", f"--rest_api_port={port}", *flags)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("local_server: ") and len(done.stderr.splitlines()) == 1, done.stderr
-    assert message.format(base=base) in done.stderr

@@ -1,21 +1,16 @@
-"""Made-up endpoints that answer as they are told, and the programs of export/ that ask them."""
+"""Made-up endpoints that answer as they are told."""
 
 import base64
 import contextlib
 import http.server
 import io
 import json
-import os
-import subprocess
-import sys
 import threading
 from concurrent import futures
 
 import grpc
 from PIL import Image
 from tensorflow_serving.apis import prediction_service_pb2_grpc
-
-from tests.support.servers import EXPORT
 
 
 @contextlib.contextmanager
@@ -69,29 +64,6 @@ def grpc_endpoint(predict):
         yield port, received
     finally:
         server.stop(None).wait()
-
-
-def run_script(name, *arguments, **environment):
-    """Runs a program of export/ to its end."""
-    command = [sys.executable, str(EXPORT / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, timeout=120)
-
-
-def run_without(modules, name, *arguments):
-    """Runs a program of export/ where those modules cannot be imported."""
-    code = (
-        f"import sys, runpy; sys.modules.update(dict.fromkeys({modules!r}))\n"
-        f"sys.argv = {[str(EXPORT / name), *map(str, arguments)]!r}; sys.path.insert(0, {str(EXPORT)!r})\n"
-        f"runpy.run_path({str(EXPORT / name)!r}, run_name='__main__')"
-    )
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-
-
-def assert_one_line(done, program, message):
-    """That a program ended with status 2 and one line of its own that says why."""
-    assert (done.returncode, done.stdout) == (2, ""), done
-    assert done.stderr.startswith(f"{program}: ") and len(done.stderr.splitlines()) == 1, done.stderr
-    assert message in done.stderr
 
 
 def png_of(seed, shift=0):

@@ -1,6 +1,8 @@
 """Starting the development server as a process and asking it, for tests."""
 
+import asyncio
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -8,15 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import grpc
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2
 
-EXPORT = Path(__file__).resolve().parents[2] / "export"
-ENVIRONMENT = os.environ | {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1"}
+from dev_server.config import ModelConfig, RestOptions, ServerConfig
+from dev_server.server import running
+from tests.support.programs import ENVIRONMENT, EXPORT
+
 HEIGHT, WIDTH, CHANNELS = 48, 64, 3
 SEED = tf.TensorSpec([None], tf.int64, name="seed")
 LABEL = tf.TensorSpec([None], tf.int64, name="label")
@@ -96,16 +102,11 @@ def free_ports(count):
         return [one.getsockname()[1] for one in sockets]
 
 
-def run_script(name, *arguments):
-    command = [sys.executable, str(EXPORT / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
-
-
 class Server:
-    """A development server that runs: its ports, its process, what it says."""
+    """A development server that runs: its ports and, if it has one of its own, its process and what that says."""
 
-    def __init__(self, process, rest, grpc_port, ready):
-        self.process, self.rest, self.grpc, self.ready = process, rest, grpc_port, ready
+    def __init__(self, rest, grpc_port, process=None, ready="", stop=None):
+        self.process, self.rest, self.grpc, self.ready, self.stop = process, rest, grpc_port, ready, stop
 
     def channel(self):
         return grpc.insecure_channel(
@@ -133,7 +134,7 @@ def running_server(*flags, quiet=True):
     try:
         ready = process.stdout.readline()
         assert ready.startswith("ready: "), process.communicate()
-        yield Server(process, rest, grpc_port, ready)
+        yield Server(rest, grpc_port, process, ready)
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
         assert (process.returncode, output) == (0, ""), errors
@@ -142,6 +143,43 @@ def running_server(*flags, quiet=True):
     finally:
         process.kill()
         process.wait()
+
+
+@functools.cache
+def event_loop():
+    """The loop of all servers of this process, which runs in a thread: grpc.aio wants one loop only."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+@contextlib.contextmanager
+def server_in_this_process(base_path, batching=None, ports=None, **rest_options):
+    """As `running_server`, without the seconds of TensorFlow's import: serves the newest version as `digits`."""
+    ports = ports or dict(zip(("rest", "grpc"), free_ports(2)))
+    config = ServerConfig(
+        models=[ModelConfig("digits", Path(base_path))],
+        grpc_port=ports["grpc"],
+        rest_port=ports["rest"],
+        rest=RestOptions(**rest_options),
+        batching=batching,
+        labels_may_wait=False,
+        file_system_poll_seconds=0.2,
+        model_config_file=None,
+        model_config_poll_seconds=0,
+    )
+    context = running(config)
+    in_loop(context.__aenter__())
+    stop = functools.cache(lambda: in_loop(context.__aexit__(None, None, None)))
+    try:
+        yield Server(ports["rest"], ports["grpc"], stop=stop)
+    finally:
+        stop()
+
+
+def in_loop(coroutine):
+    """What a coroutine gives in the loop of the servers."""
+    return asyncio.run_coroutine_threadsafe(coroutine, event_loop()).result(120)
 
 
 def call(port, method, path, body=None):
@@ -154,6 +192,14 @@ def call(port, method, path, body=None):
         return response.status, json.loads(response.read())
     finally:
         connection.close()
+
+
+def figures(server, path="/monitoring/prometheus/metrics"):
+    """The page for Prometheus: the samples' names with their labels -> values, as text."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.rest}{path}", timeout=60) as reply:
+        assert reply.headers["Content-Type"] == "text/plain"
+        lines = reply.read().decode().splitlines()
+    return dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
 
 
 def predict_request(signature="", name="digits", version=None, version_label=None, **inputs):
