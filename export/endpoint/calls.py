@@ -1,4 +1,4 @@
-"""Calls of a served model's signature by REST or gRPC: numbers and pictures in, pictures out; and trying again."""
+"""Calls of a served model's signature by REST or gRPC: arrays in, images out; and trying again."""
 
 import base64
 import binascii
@@ -6,9 +6,12 @@ import ipaddress
 import os
 import random
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from typing import Any
 from urllib.parse import quote, urlsplit
+
+import numpy as np
 
 from .command_line import ClientError
 from .silence import silent_stderr
@@ -21,14 +24,10 @@ class TryAgain(ClientError):
     """No server answers there, or it is too busy: the same request may succeed later."""
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """An image as numbers: 8 bits a value, row by row."""
-
-    height: int
-    width: int
-    channels: int
-    content: bytes
+# An image is a PNG file's bytes, or its pixels: uint8 [H, W, C].
+Image = bytes | np.ndarray
+# Input names -> one row a seed: integers, floats, pixels (uint8 [N, H, W, C]) or files (bytes objects).
+Inputs = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,7 @@ class Endpoint:
 
 
 class RestClient:
-    """Calls a signature by REST: input names -> values to a list of images, each a PNG file (bytes) or `Pixels`.
-
-    An input's values are one a row: all int, float, bytes (a PNG file) or `Pixels`.
-    """
+    """Calls a signature by REST: `Inputs` to a list of `Image`s. What fails is a ClientError, or a TryAgain."""
 
     def __init__(self, url: str, endpoint: Endpoint):
         import requests
@@ -66,7 +62,7 @@ class RestClient:
         version = "" if endpoint.version is None else f"/versions/{endpoint.version}"
         self._url = f"{url.rstrip('/')}/v1/models/{quote(endpoint.model, safe='')}{version}"
 
-    def signatures(self) -> dict:
+    def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """What the model answers: signature names -> input names -> their sizes, -1 for any."""
         reply = self._reply("GET", "/metadata")
         try:
@@ -75,9 +71,9 @@ class RestClient:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ClientError(f"the server's reply describes no signatures: {error!r}") from error
 
-    def __call__(self, inputs: dict) -> list:
+    def __call__(self, inputs: Inputs) -> list[Image]:
         # Rows, not columns: for columns TF Serving ignores an input that the model does not have.
-        rows = [dict(zip(inputs, map(_json_value, values))) for values in zip(*inputs.values())]
+        rows = [dict(zip(inputs, values)) for values in zip(*map(_json_values, inputs.values()))]
         reply = self._reply("POST", ":predict", {"signature_name": self._endpoint.signature, "instances": rows})
         try:
             return [_rest_image(row) for row in _field(reply, "predictions")]
@@ -116,12 +112,12 @@ class GrpcClient:
         try:
             with silent_stderr():
                 import grpc
-                from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
+                import tensorflow as tf
                 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2, prediction_service_pb2_grpc
         except ImportError as error:
             raise ClientError(f"--grpc needs grpcio and tensorflow-serving-api (or use --url): {error}") from error
 
-        self._grpc, self._tensor, self._shape, self._types = grpc, tensor_pb2, tensor_shape_pb2, types_pb2
+        self._grpc, self._tf = grpc, tf
         self._request, self._metadata = predict_pb2.PredictRequest, get_model_metadata_pb2
         self._endpoint, self._address = endpoint, address
         options = [
@@ -133,7 +129,7 @@ class GrpcClient:
         ]
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(grpc.insecure_channel(address, options))
 
-    def signatures(self) -> dict:
+    def signatures(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """What the model answers: signature names -> input names -> their sizes, -1 for any."""
         request = self._metadata.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._fill_spec(request.model_spec)
@@ -143,15 +139,15 @@ class GrpcClient:
             raise ClientError("the server's reply describes no signatures")
         return {name: _sizes_from_proto(entry.inputs) for name, entry in described.signature_def.items()}
 
-    def __call__(self, inputs: dict) -> list:
+    def __call__(self, inputs: Inputs) -> list[Image]:
         request = self._request()
         self._fill_spec(request.model_spec)
         request.model_spec.signature_name = self._endpoint.signature
-        for name, values in inputs.items():
-            request.inputs[name].CopyFrom(self._tensor_proto(values))
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(self._tf.make_tensor_proto(array))
         response = self._reply(self._stub.Predict, request)
         if found := [name for name in _IMAGE_OUTPUTS if name in response.outputs]:
-            return _grpc_images(response.outputs[found[0]])
+            return self._images(response.outputs[found[0]])
         raise ClientError(f"the server's reply holds no images: its outputs are {sorted(response.outputs)}")
 
     def _reply(self, method, request):
@@ -172,22 +168,16 @@ class GrpcClient:
         if self._endpoint.version is not None:
             model_spec.version.value = self._endpoint.version
 
-    def _tensor_proto(self, values: list):
-        types, first, sizes = self._types, values[0], [len(values)]
-        if isinstance(first, Pixels):
-            sizes += [first.height, first.width, first.channels]
-            typed = {"dtype": types.DT_UINT8, "tensor_content": b"".join(pixels.content for pixels in values)}
-        elif isinstance(first, bytes):
-            typed = {"dtype": types.DT_STRING, "string_val": values}
-        elif isinstance(first, float):
-            typed = {"dtype": types.DT_FLOAT, "float_val": values}
-        else:
-            typed = {"dtype": types.DT_INT64, "int64_val": values}
-        dims = [self._shape.TensorShapeProto.Dim(size=size) for size in sizes]
-        return self._tensor.TensorProto(tensor_shape=self._shape.TensorShapeProto(dim=dims), **typed)
+    def _images(self, tensor) -> list[Image]:
+        sizes = [dim.size for dim in tensor.tensor_shape.dim]
+        try:
+            array = self._tf.make_ndarray(tensor)
+            return list(array) if array.dtype == object else [_pixels(image) for image in array]
+        except (ValueError, TypeError) as error:
+            raise ClientError(f"the server's reply holds no images: a tensor of shape {sizes}") from error
 
 
-def patiently(call, inputs: dict, wait: float) -> list:
+def patiently(call: Callable[[Inputs], Any], inputs: Inputs, wait: float) -> Any:
     """`call(inputs)`, again and again for up to `wait` seconds while the server says that it may work later.
 
     The pauses double from 0.25 s to 8 s, each a random part of that, so that many clients do not return together.
@@ -220,15 +210,11 @@ def host_of(url: str) -> str | None:
         return None
 
 
-def _json_value(value):
-    """A row's value as TF Serving reads it from JSON."""
-    if isinstance(value, bytes):
-        return {"b64": base64.b64encode(value).decode()}
-    if not isinstance(value, Pixels):
-        return value
-    numbers, per_row = list(value.content), value.width * value.channels
-    pixels = [numbers[start : start + value.channels] for start in range(0, len(numbers), value.channels)]
-    return [pixels[row * value.width : (row + 1) * value.width] for row in range(len(numbers) // per_row)]
+def _json_values(array: np.ndarray) -> list:
+    """An input's rows as TF Serving reads them from JSON."""
+    if array.dtype == object:
+        return [{"b64": base64.b64encode(file).decode()} for file in array]
+    return array.tolist()
 
 
 def _sizes_from_json(inputs: dict) -> dict:
@@ -239,34 +225,16 @@ def _sizes_from_proto(inputs) -> dict:
     return {name: tuple(dim.size for dim in entry.tensor_shape.dim) for name, entry in inputs.items()}
 
 
-def _rest_image(row):
+def _rest_image(row) -> Image:
     if isinstance(row, dict) and "b64" not in row:  # outputs are named where there are several
         row = row[next((name for name in _IMAGE_OUTPUTS if name in row), _IMAGE_OUTPUTS[0])]
-    if isinstance(row, dict):
-        return base64.b64decode(row["b64"], validate=True)
-    height, width, channels = len(row), len(row[0]), len(row[0][0])
-    content = bytes(chain.from_iterable(chain.from_iterable(row)))
-    return _checked(Pixels(height, width, channels, content))
+    return base64.b64decode(row["b64"], validate=True) if isinstance(row, dict) else _pixels(np.array(row))
 
 
-def _grpc_images(tensor) -> list:
-    if tensor.string_val:
-        return list(tensor.string_val)
-    sizes = [dim.size for dim in tensor.tensor_shape.dim]
-    try:
-        content = tensor.tensor_content or bytes(tensor.int_val)
-        count, height, width, channels = sizes
-        size = height * width * channels
-        rows = [content[index * size : (index + 1) * size] for index in range(count)]
-        return [_checked(Pixels(height, width, channels, row)) for row in rows]
-    except ValueError:
-        raise ClientError(f"the server's reply holds no images: a tensor of shape {sizes}") from None
-
-
-def _checked(pixels: Pixels) -> Pixels:
-    if len(pixels.content) != pixels.height * pixels.width * pixels.channels or not pixels.content:
-        raise ValueError(f"{len(pixels.content)} values for {pixels.height}x{pixels.width}x{pixels.channels}")
-    return pixels
+def _pixels(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "iu" or array.ndim != 3 or not array.size or array.min() < 0 or array.max() > 255:
+        raise ValueError(f"an array of {array.dtype} {list(array.shape)} is no image")
+    return array.astype(np.uint8)
 
 
 def _too_slow(deadline: float) -> ClientError:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from absl import flags
 
 from .calls import Endpoint, GrpcClient, RestClient
@@ -26,8 +27,8 @@ def signature() -> str:
     return _SIGNATURE.value
 
 
-def connect():
-    """A client of the server that the flags name: input names -> values to a list of images."""
+def connect() -> GrpcClient | RestClient:
+    """A client of the server that the flags name."""
     endpoint = Endpoint(_MODEL.value, _SIGNATURE.value, _DEADLINE.value, _MODEL_VERSION.value)
     return GrpcClient(_GRPC.value, endpoint) if _GRPC.value else RestClient(_URL.value, endpoint)
 
@@ -39,11 +40,11 @@ def description() -> str:
     return f"{_MODEL.value}{version}, signature {_SIGNATURE.value}, {how}"
 
 
-def inputs_for(seeds: list, labels: list | None) -> dict:
-    """The signature's inputs: input names -> one number a seed."""
-    inputs = {"seed": seeds} | ({"label": labels} if labels else {})
+def inputs_for(seeds: list[int], labels: list[int] | None) -> dict[str, np.ndarray]:
+    """The signature's inputs: input names -> one number a seed. Raises ClientError for a scale that is no number."""
+    inputs = {"seed": np.array(seeds, np.int64)} | ({"label": np.array(labels, np.int64)} if labels else {})
     if _GUIDANCE_SCALE.value is not None:
         if not math.isfinite(_GUIDANCE_SCALE.value):
             raise ClientError(f"--guidance_scale must be a finite number. Received: {_GUIDANCE_SCALE.value}")
-        inputs["guidance_scale"] = [_GUIDANCE_SCALE.value] * len(seeds)
+        inputs["guidance_scale"] = np.full(len(seeds), _GUIDANCE_SCALE.value, np.float32)
     return inputs

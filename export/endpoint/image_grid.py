@@ -4,9 +4,9 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from .calls import Pixels
 from .command_line import ClientError
 
 _GAP = 2  # pixels between the images of a grid
@@ -14,12 +14,12 @@ _LEGIBLE = 48  # pixels; lower images are enlarged in a grid
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def decode(received: bytes | Pixels) -> Image.Image:
-    """A PNG file's bytes, or `Pixels`, as an image."""
-    if isinstance(received, Pixels):
-        if received.channels not in MODES:
-            raise ClientError(f"images of {received.channels} channels cannot be shown")
-        return Image.frombytes(MODES[received.channels], (received.width, received.height), received.content)
+def decode(received: bytes | np.ndarray) -> Image.Image:
+    """A PNG file's bytes, or pixels (uint8 [H, W, C]), as an image. Raises ClientError for what is none."""
+    if isinstance(received, np.ndarray):
+        if received.shape[-1] not in MODES:
+            raise ClientError(f"images of {received.shape[-1]} channels cannot be shown")
+        return Image.fromarray(received[..., 0] if received.shape[-1] == 1 else received)
     try:
         image = Image.open(io.BytesIO(received), formats=["PNG"])
         image.load()
@@ -28,7 +28,7 @@ def decode(received: bytes | Pixels) -> Image.Image:
         raise ClientError(f"the server sent something that is no PNG image: {error}") from error
 
 
-def save_grid(images: list, path: Path) -> None:
+def save_grid(images: list[Image.Image], path: Path) -> None:
     """Saves images of one size in a near-square grid on white, small ones enlarged."""
     zoom = max(1, _LEGIBLE // images[0].height)
     width, height = (zoom * size for size in images[0].size)

@@ -4,23 +4,26 @@ import math
 import statistics
 import threading
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from PIL import ImageChops
+import numpy as np
 
+from .calls import Image, Inputs
 from .command_line import ClientError
 from .image_grid import decode
 
 PERCENTILES = (50, 90, 99)
+Call = Callable[[Inputs], list[Image]]
 
 
 @dataclass(frozen=True)
 class Answer:
     """What came of one request: images, or the reason why not; the latency in seconds."""
 
-    seeds: list
+    seeds: list[int]
     latency: float
-    images: list
+    images: list[Image]
     error: str | None = None
 
 
@@ -30,10 +33,10 @@ class Level:
 
     concurrency: int
     seconds: float
-    answers: list
+    answers: list[Answer]
 
     @property
-    def errors(self) -> list:
+    def errors(self) -> list[str]:
         """The reasons of the requests that failed."""
         return [answer.error for answer in self.answers if answer.error is not None]
 
@@ -43,12 +46,12 @@ class Level:
         return sum(len(answer.images) for answer in self.answers) / self.seconds
 
     @property
-    def latencies_ms(self) -> list:
+    def latencies_ms(self) -> list[float]:
         """The latency in ms at `PERCENTILES`, of the requests that did not fail; NaN if there is none."""
         return percentiles([1000 * answer.latency for answer in self.answers if answer.error is None])
 
 
-def percentiles(values: list) -> list:
+def percentiles(values: list[float]) -> list[float]:
     """The values at `PERCENTILES`, linear between two of them."""
     if len(values) < 2:
         return (values or [math.nan]) * len(PERCENTILES)
@@ -56,7 +59,9 @@ def percentiles(values: list) -> list:
     return [cuts[percentile - 1] for percentile in PERCENTILES]
 
 
-def run_level(clients: list, requests, seconds: float, progress=lambda: None) -> Level:
+def run_level(
+    clients: list[Call], requests: Iterable[Inputs], seconds: float, progress: Callable[[], object] = lambda: None
+) -> Level:
     """Lets each client, in a thread of its own, send the next request as soon as its last one is answered.
 
     Args:
@@ -88,9 +93,9 @@ def run_level(clients: list, requests, seconds: float, progress=lambda: None) ->
     return Level(len(clients), time.perf_counter() - begin, answers)
 
 
-def ask(call, inputs: dict) -> Answer:
+def ask(call: Call, inputs: Inputs) -> Answer:
     """One request, timed."""
-    seeds, begin = inputs["seed"], time.perf_counter()
+    seeds, begin = inputs["seed"].tolist(), time.perf_counter()
     try:
         images, error = call(inputs), None
     except ClientError as failure:
@@ -101,17 +106,16 @@ def ask(call, inputs: dict) -> Answer:
     return Answer(seeds, latency, images, error)
 
 
-def worst_difference(answers: list, reference: dict) -> int:
+def worst_difference(answers: list[Answer], reference: dict[int, bytes | np.ndarray]) -> int:
     """The largest difference in grey levels between an image and `reference[its seed]`; 256 for another size."""
-    pairs = {(seed, image) for answer in answers for seed, image in zip(answer.seeds, answer.images)}
-    return max((_difference(image, reference[seed]) for seed, image in pairs), default=0)
+    known = {seed: _pixels(image) for seed, image in reference.items()}
+    pairs = ((seed, image) for answer in answers for seed, image in zip(answer.seeds, answer.images))
+    return max((_difference(_pixels(image), known[seed]) for seed, image in pairs), default=0)
 
 
-def _difference(received, expected) -> int:
-    if received == expected:
-        return 0
-    image, known = decode(received), decode(expected)
-    if (image.size, image.mode) != (known.size, known.mode):
-        return 256
-    extrema = ImageChops.difference(image, known).getextrema()
-    return max(high for _, high in (extrema if isinstance(extrema[0], tuple) else [extrema]))
+def _pixels(image: bytes | np.ndarray) -> np.ndarray:
+    return np.asarray(decode(image), int)
+
+
+def _difference(received: np.ndarray, expected: np.ndarray) -> int:
+    return int(np.abs(received - expected).max()) if received.shape == expected.shape else 256

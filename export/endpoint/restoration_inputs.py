@@ -4,10 +4,10 @@ import io
 import math
 import re
 
+import numpy as np
 from absl import flags
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .calls import Pixels
 from .command_line import ClientError
 from .image_grid import MODES
 
@@ -22,19 +22,24 @@ _FLAGS = {"seed": "--seeds", "label": "--labels"}  # of other inputs: their name
 _OF_SEEDS_ALONE = r"serving_default|png|(png_)?steps_\d+"
 
 
-def given_inputs() -> dict:
+def given_inputs() -> dict[str, list[str]]:
     """What the flags give: input names -> file names or numbers, as texts."""
     holders = {"image": _IMAGE, "mask": _MASK, "strength": _STRENGTH, "blur_sigma": _BLUR_SIGMA}
     return {name: holder.value for name, holder in holders.items() if holder.value}
 
 
-def are_needed(signature: str, given: dict) -> bool:
+def are_needed(signature: str, given: dict[str, list[str]]) -> bool:
     """Whether the signature takes more than seeds, labels and a scale, or more is given."""
     return bool(given) or not re.fullmatch(_OF_SEEDS_ALONE, signature)
 
 
-def complete(inputs: dict, given: dict, signature: str, signatures: dict) -> dict:
-    """The inputs, and those of `given_inputs`, one value a row, as the signature wants them.
+def complete(
+    inputs: dict[str, np.ndarray],
+    given: dict[str, list[str]],
+    signature: str,
+    signatures: dict[str, dict[str, tuple[int, ...]]],
+) -> dict[str, np.ndarray]:
+    """The inputs, and those of `given_inputs`, one row a seed, as the signature wants them.
 
     Args:
         inputs: input names -> numbers, one a seed.
@@ -57,7 +62,9 @@ def complete(inputs: dict, given: dict, signature: str, signatures: dict) -> dic
             raise ClientError(f"--{name}: give one, or one for each of {rows} seeds. Received: {len(texts)}")
         as_file = name + _FILE in wanted
         values = {text: _value(text, name, as_file, sizes.get(name, ()), signature) for text in dict.fromkeys(texts)}
-        completed[name + _FILE * as_file] = [values[text] for text in texts] * (rows // len(texts))
+        dtype = np.float32 if name in _NUMBERS else object if as_file else np.uint8
+        array = np.array([values[text] for text in texts], dtype)
+        completed[name + _FILE * as_file] = np.repeat(array, rows // len(texts), axis=0)
     return completed
 
 
@@ -73,13 +80,13 @@ def _check_names(signature: str, wanted: set, given: set) -> None:
         raise ClientError(f"{flag}: signature {signature} takes only {inputs}")
 
 
-def _value(text: str, name: str, as_file: bool, sizes: tuple, signature: str):
-    """What is sent for the text of a flag: a number, a PNG file's bytes or `Pixels`."""
+def _value(text: str, name: str, as_file: bool, sizes: tuple, signature: str) -> float | bytes | np.ndarray:
+    """What is sent for the text of a flag: a number, a PNG file or pixels (uint8 [H, W, C])."""
     if name in _NUMBERS:
         return _number(text, name)
     image = _picture(text, name, sizes, signature)
     if not as_file:
-        return Pixels(image.height, image.width, len(image.getbands()), image.tobytes())
+        return np.asarray(image).reshape(image.height, image.width, -1)
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -107,9 +114,11 @@ def _picture(path: str, name: str, sizes: tuple, signature: str) -> Image.Image:
             "no picture" if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
         )
         raise ClientError(f"--{name}: cannot read {path}: {' '.join(str(reason).split())}") from None
-    if len(sizes) != 4 or sizes[3] not in MODES:
+    if len(sizes) != 4:
         return image.convert("L" if name == "mask" else "RGB")
     _, height, width, channels = sizes
+    if channels not in MODES:
+        raise ClientError(f"--signature: {signature} takes images of {channels} channels, which no picture has")
     if image.size != (width, height):
         raise ClientError(
             f"--{name}: {path} is {image.width}x{image.height} pixels (width x height); "

@@ -105,7 +105,7 @@ def png_response(*files):
 def ask_by_grpc(port, wait=60.0, **endpoint):
     """The client's own calls; the program around them, which loads TensorFlow, is the development server's tests'."""
     call = calls.GrpcClient(f"127.0.0.1:{port}", calls.Endpoint("digits", **endpoint))
-    return calls.patiently(call, {"seed": [5, 6]}, wait)
+    return calls.patiently(call, {"seed": np.array([5, 6])}, wait)
 
 
 def test_by_grpc_unavailable_is_sent_again_and_a_version_is_asked_for():
@@ -145,7 +145,7 @@ def test_a_deadline_is_kept():
     with rest_endpoint(lambda path, document: over.wait(60) and (200, {})) as (port, received):
         call = calls.RestClient(f"http://127.0.0.1:{port}", calls.Endpoint("digits", deadline=0.3))
         with pytest.raises(calls.ClientError, match=r"no answer within 0\.3 s"):
-            calls.patiently(call, {"seed": [5]}, 60.0)
+            calls.patiently(call, {"seed": np.array([5])}, 60.0)
         over.set()
     assert len(received) == 1
 
@@ -183,8 +183,8 @@ def test_rows_that_are_no_images(tmp_path, rows):
     assert_one_line(done, "client", "holds no images")
 
 
-def test_by_rest_it_needs_four_packages_only(tmp_path):
-    others = ["tensorflow", "tensorflow_serving", "keras", "numpy", "grpc", "matplotlib", "tf_blurdiff"]
+def test_by_rest_it_needs_five_packages_only(tmp_path):
+    others = ["tensorflow", "tensorflow_serving", "keras", "grpc", "matplotlib", "tf_blurdiff"]
     with rest_endpoint(answers_then_images([])) as (port, _):
         flags = [f"--url=http://127.0.0.1:{port}", "--seeds=7", "--out_dir", tmp_path, "--out", tmp_path / "7.png"]
         done = run_without(others, "client.py", *flags)

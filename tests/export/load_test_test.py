@@ -50,7 +50,7 @@ def test_a_level_keeps_so_many_requests_under_way(concurrency):
             raise load_levels.ClientError("busy")
         return ["an image"] * len(inputs["seed"])
 
-    requests = [{"seed": [number, number]} for number in range(12)]
+    requests = [{"seed": np.array([number, number])} for number in range(12)]
     told = []
     level = load_levels.run_level([call] * concurrency, requests, seconds=1e6, progress=lambda: told.append(1))
     assert most == concurrency and len(told) == 12
@@ -62,7 +62,7 @@ def test_a_level_keeps_so_many_requests_under_way(concurrency):
 def test_a_level_ends_with_its_seconds_and_times_each_request(monkeypatch):
     ticks = itertools.count()  # the clock goes on by 1 s whenever it is read
     monkeypatch.setattr(load_levels.time, "perf_counter", lambda: float(next(ticks)))
-    level = load_levels.run_level([lambda inputs: ["image"]], [{"seed": [0]}] * 20, seconds=7.0)
+    level = load_levels.run_level([lambda inputs: ["image"]], [{"seed": np.array([0])}] * 20, seconds=7.0)
     # begin 0; then each request reads the clock three times: may it begin, its begin, its end.
     assert [answer.latency for answer in level.answers] == [1.0, 1.0]
     assert level.seconds == 8.0
@@ -70,13 +70,14 @@ def test_a_level_ends_with_its_seconds_and_times_each_request(monkeypatch):
 
 
 def test_a_reply_of_another_length_is_a_failure():
-    answer = load_levels.ask(lambda inputs: ["image"], {"seed": [1, 2]})
+    answer = load_levels.ask(lambda inputs: ["image"], {"seed": np.array([1, 2])})
     assert answer.images == [] and answer.error == "asked for 2 images, received 1"
 
 
 def test_the_worst_difference_is_of_pixels():
-    colour, pixels = calls.Pixels(1, 2, 3, bytes(6)), calls.Pixels(6, 8, 1, bytes([9] * 48))
-    other = calls.Pixels(1, 2, 3, bytes([0, 0, 0, 0, 0, 7]))
+    colour, pixels = np.zeros((1, 2, 3), np.uint8), np.full((6, 8, 1), 9, np.uint8)
+    other = colour.copy()
+    other[0, 1, 2] = 7
     reference = {0: png_of(9), 1: png_of(30), 2: colour}
     cases = [([png_of(9)], 0), ([pixels], 0), ([png_of(9), png_of(26)], 4), ([png_of(9), png_of(30), other], 7)]
     for images, expected in [*cases, ([colour], 256), ([], 0)]:

@@ -135,7 +135,7 @@ def warmed_up(exported):
 
 
 def add_version(base, small_export, version):
-    shutil.copytree(exported, base / f"{version}.tmp")
+    shutil.copytree(small_export, base / f"{version}.tmp")
     (base / f"{version}.tmp").rename(base / str(version))
 
 

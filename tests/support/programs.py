@@ -1,5 +1,8 @@
 """The programs of export/, run to their end as a user runs them."""
 
+import atexit
+import functools
+import json
 import os
 import subprocess
 import sys
@@ -10,9 +13,20 @@ ENVIRONMENT = os.environ | {"NO_PROXY": "localhost,127.0.0.1", "no_proxy": "loca
 
 
 def run_script(name, *arguments, **environment):
-    """Runs a program of export/ to its end."""
-    command = [sys.executable, str(EXPORT / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | environment, timeout=120)
+    """Runs a program of export/ to its end, in a fork of a process that has imported what the programs import."""
+    program = _forks()
+    order = [str(EXPORT / name), [*map(str, arguments)], ENVIRONMENT | environment]
+    program.stdin.write(json.dumps(order) + "\n")
+    program.stdin.flush()
+    return subprocess.CompletedProcess([name, *arguments], *json.loads(program.stdout.readline()))
+
+
+@functools.cache
+def _forks():
+    command = [sys.executable, str(Path(__file__).with_name("program_forks.py")), str(EXPORT)]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    atexit.register(program.stdin.close)
+    return program
 
 
 def run_without(modules, name, *arguments):
