@@ -16,8 +16,8 @@ from digits_scores import Scores
 from family_picture import family_picture
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data import to_uint8
-from tf_blurdiff.model import load_model
+from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.model.diffusion_model import load_model
 
 _RUNS = flags.DEFINE_string("runs", "runs", "The folder of the run directories.")
 _OUT = flags.DEFINE_string("out", "docs/families.png", "The picture.")

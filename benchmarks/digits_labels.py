@@ -13,8 +13,8 @@ from digits_scores import Scores
 from sklearn.neural_network import MLPClassifier
 
 from tf_blurdiff import command_line
-from tf_blurdiff.model import load_model
-from tf_blurdiff.pictures import save_grid
+from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.model.diffusion_model import load_model
 
 _MODEL = flags.DEFINE_string("model", "runs/digits_labels/model.keras", "A model of the 8x8 digits with labels.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 500, "Samples for each row.", lower_bound=10)

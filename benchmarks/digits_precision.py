@@ -13,8 +13,8 @@ from absl import flags
 from digits_scores import Scores
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data import to_uint8
-from tf_blurdiff.model import load_model
+from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.model.diffusion_model import load_model
 
 _MODELS = flags.DEFINE_multi_string("model", ["runs/digits/model.keras"], "A model of the digits; may be given again.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 2048, "Samples of each model, of the seeds 0, 1, ...", lower_bound=2)

@@ -12,10 +12,10 @@ from absl import flags
 from sklearn.linear_model import LogisticRegression
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data import open_images, to_uint8, to_unit_range
+from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.metrics import frechet_distance
-from tf_blurdiff.model import load_model
+from tf_blurdiff.evaluation.metrics import frechet_distance
+from tf_blurdiff.model.diffusion_model import load_model
 
 _MODEL = flags.DEFINE_string("model", "runs/digits/model.keras", "A model of the 8x8 digits.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 512, "Samples for each row.", lower_bound=2)

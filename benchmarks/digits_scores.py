@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from tf_blurdiff.data import open_images, to_uint8, to_unit_range
-from tf_blurdiff.metrics import frechet_distance
+from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.evaluation.metrics import frechet_distance
 
 
 class Scores:

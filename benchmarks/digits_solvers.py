@@ -12,7 +12,7 @@ from absl import flags
 from digits_scores import Scores
 
 from tf_blurdiff import command_line
-from tf_blurdiff.model import load_model
+from tf_blurdiff.model.diffusion_model import load_model
 
 _MODEL = flags.DEFINE_string("model", "runs/digits/model.keras", "A model of the 8x8 digits that predicts eps.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 2048, "Samples for each row.", lower_bound=2)

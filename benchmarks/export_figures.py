@@ -12,11 +12,11 @@ from runtime_times import Times, times_in_cpp_runtime
 from tensorflow.core.protobuf import saved_model_pb2
 from tqdm import tqdm
 
-from tf_blurdiff import export_assets
-from tf_blurdiff.data import to_uint8
+from tf_blurdiff.data.sources import to_uint8
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.serving import export_savedmodel
-from tf_blurdiff.verification import verify
+from tf_blurdiff.serving import assets as export_assets
+from tf_blurdiff.serving.savedmodel import export_savedmodel
+from tf_blurdiff.serving.verification import verify
 
 SEEDS = np.arange(8, dtype=np.int64)
 NUM_CALLS = 10

@@ -25,9 +25,10 @@ from export_figures import SEEDS, measured, row
 from figure_file import figure_file
 from tqdm import tqdm
 
-from tf_blurdiff import command_line, plotting
+from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model import load_model
+from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.visualization import plotting
 
 _MODELS = flags.DEFINE_multi_string(
     "model", None, "A model: a .keras file, or the name of one that is shipped; repeatable.", required=True

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tf_blurdiff.pictures import image_grid
+from tf_blurdiff.data.pictures import image_grid
 
 _MARGIN = 24
 

@@ -2,9 +2,9 @@
 
 import pathlib
 
-from tf_blurdiff import plotting
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.places import writable_file
+from tf_blurdiff.files import writable_file
+from tf_blurdiff.visualization import plotting
 
 
 def figure_file(flag, given):

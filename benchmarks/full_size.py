@@ -63,8 +63,8 @@ def measure(name, batch_size, precision):
     """(parameters, seconds of the second step, peak bytes of the process, the config's own batch size)."""
     import tensorflow_datasets as tfds
 
-    from tf_blurdiff import training
-    from tf_blurdiff.config import load_config
+    from tf_blurdiff.config.schema import load_config
+    from tf_blurdiff.training import loop as training
 
     name, overrides, _ = _ROWS[name]
     full = load_config(name)

@@ -65,7 +65,7 @@ def main():
 
 def measure(root, cache_gb, batch_size):
     """Images a second and peak memory in MB, for each epoch, and the lines that went to stderr."""
-    from tf_blurdiff.data import open_images, training_batches
+    from tf_blurdiff.data.sources import open_images, training_batches
 
     messages = io.StringIO()
     rates, peaks = [], []

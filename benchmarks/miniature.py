@@ -23,9 +23,9 @@ from family_picture import family_picture
 from miniature_tables import calls_table, print_rows, runs_table
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config import build_images, load_config
+from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.data.image_files import read_image
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.image_files import read_image
 
 BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
 # docs/results.md has these runs of 3,000 steps with the sampler that was the default then.

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.spatial.distance import pdist
 
-from tf_blurdiff.data import to_uint8
+from tf_blurdiff.data.sources import to_uint8
 from tf_blurdiff.errors import UserError
 
 _AT_ONCE = 64
@@ -23,7 +23,7 @@ class PerceptualDistance:
         UserError: if the originals have no two different features.
 
     Example:
-        >>> from tf_blurdiff.features import open_features
+        >>> from tf_blurdiff.evaluation.features import open_features
         >>> originals = np.random.default_rng(0).uniform(-1, 1, (9, 8, 8, 1))
         >>> distance = PerceptualDistance(open_features("pixels", (8, 8, 1)), originals)
         >>> distance(originals)

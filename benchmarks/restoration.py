@@ -21,12 +21,13 @@ from figure_file import figure_file
 from perceptual import PerceptualDistance
 
 import tf_blurdiff as bd
-from tf_blurdiff import command_line, plotting
-from tf_blurdiff.config import build_images, load_config
-from tf_blurdiff.data import to_uint8, to_unit_range
+from tf_blurdiff import command_line
+from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.data.sources import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.features import open_features
-from tf_blurdiff.model import load_model
+from tf_blurdiff.evaluation.features import open_features
+from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.visualization import plotting
 
 _MODEL = flags.DEFINE_string(
     "model", "runs/digits/model.keras", "The model: a .keras file, or the name of one that is shipped."

@@ -16,9 +16,9 @@ from keras import ops
 
 import tf_blurdiff as bd
 from tf_blurdiff import command_line
-from tf_blurdiff.grids import GRIDS
-from tf_blurdiff.predictions import Estimate, eps_from_x0
-from tf_blurdiff.samplers import Sampling, get_sampler, run_steps
+from tf_blurdiff.diffusion.grids import GRIDS
+from tf_blurdiff.diffusion.predictions import Estimate, eps_from_x0
+from tf_blurdiff.diffusion.samplers import Sampling, get_sampler, run_steps
 
 PROCESSES = {
     "gaussian, 8x8": (bd.process.gaussian(), 8),

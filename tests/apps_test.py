@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import tf_blurdiff as bd
-from tests import commands
+from tests.support import commands
 from tests.support.endpoints import predictions, rest_endpoint
 from tests.support.programs import EXPORT
 from tests.support.servers import Toy, server_in_this_process
-from tf_blurdiff.data import to_uint8
+from tf_blurdiff.data.sources import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -1,57 +1,69 @@
-"""The layout that docs/architecture.md describes, held against the code."""
+"""The order of imports that docs/architecture.md states, held against the code."""
 
 import ast
 import doctest
+import graphlib
 import importlib
 import pathlib
+import re
 
 import keras
 import numpy as np
 import pytest
 
-PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "tf_blurdiff"
-LEVELS = [
-    {"_startup", "errors", "interruption", "dct", "stateless_random", "group_norm", "optimizers", "cpp_runtime"},
-    {"schedules", "layers", "precision", "places", "observations", "devices", "checkpoints", "workers"},
-    {"process", "unet"},
-    {"predictions", "priors", "grids", "samplers", "image_files", "config_messages", "pretrained"},
-    {"sampling_arguments", "likelihood", "image_folder", "tfds_images"},
-    {"sampling", "restoration", "training_step", "data", "metrics", "inception", "efficientnet_lite"},
-    {"model", "classifier", "reference"},
-    {"config_checks", "pictures", "inspection", "features"},
-    {"config", "generation", "signatures"},
-    {"run_directory", "export_assets", "command_line", "evaluation"},
-    {"reporting", "serving", "verification", "plotting", "evaluation_report"},
-    {"training"},
-    {"train", "sample", "export", "launch", "visualize", "evaluate", "train_classifier"},
-]
-LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-COMMAND_LINES = LEVELS[-1]
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "tf_blurdiff"
+# Each runs as `python -m tf_blurdiff.NAME`.
+COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if "command_line.run(" in path.read_text()}
+PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "_startup"))
+NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PATHS}
 
 
-def imported_modules(path):
+def order_of_places():
+    """The page's line of imports: sets of places, from the lowest up."""
+    (line,) = re.findall(r"^ +(\S.* <- .*)$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    *floors, last = (set(floor.split(", ")) for floor in line.split(" <- "))
+    assert last == {"commands"}
+    return [*floors, COMMANDS]
+
+
+FLOORS = order_of_places()
+FLOOR_OF = {place: number for number, places in enumerate(FLOORS) for place in places}
+
+
+def imported(path):
+    """The modules of the package that a file imports, by their dotted names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tf_blurdiff":
-            yield from (alias.name for alias in node.names)
+            yield from (f"tf_blurdiff.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tf_blurdiff."):
-            yield node.module.split(".")[1]
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(NAMES.values())
+            yield from inside or {node.module}
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tf_blurdiff."))
+            yield from (alias.name for alias in node.names if alias.name.startswith("tf_blurdiff."))
 
 
-def test_every_module_has_a_level():
-    assert set(MODULES) == set(LEVEL)
+def place_of(name):
+    return name.split(".")[1]
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_point_down(module):
-    upward = {name for name in imported_modules(PACKAGE / f"{module}.py") if LEVEL[name] >= LEVEL[module]}
-    assert not upward
+def test_the_page_names_every_place():
+    assert {place_of(name) for name in NAMES.values()} == set(FLOOR_OF)
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module not in COMMAND_LINES])
-def test_docstring_examples_run(module):
-    names = {"np": np, "keras": keras}
-    result = doctest.testmod(importlib.import_module(f"tf_blurdiff.{module}"), extraglobs=names)
+@pytest.mark.parametrize("path", PATHS, ids=NAMES.values())
+def test_imports_point_down(path):
+    place = place_of(NAMES[path])
+    others = {place_of(name) for name in imported(path)} - {place}
+    assert not {other for other in others if FLOOR_OF[other] > FLOOR_OF[place]}
+
+
+def test_no_circle_of_imports():
+    graph = {NAMES[path]: set(imported(path)) & set(NAMES.values()) for path in PATHS}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(PATHS)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES.values() if place_of(name) not in COMMANDS])
+def test_docstring_examples_run(name):
+    result = doctest.testmod(importlib.import_module(name), extraglobs={"np": np, "keras": keras})
     assert result.failed == 0

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import commands, models
-from tf_blurdiff.data import open_images, to_unit_range
+from tests.support import commands, models
+from tf_blurdiff.data.sources import open_images, to_unit_range
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.features import open_features
-from tf_blurdiff.layers import UpsampleConv, attend
+from tf_blurdiff.evaluation.features import open_features
+from tf_blurdiff.networks.layers import UpsampleConv, attend
 
 BENCHMARKS = commands.ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # Where its programs find each other.

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tests import commands
-from tf_blurdiff.data import to_uint8
+from tests.support import commands
+from tf_blurdiff.data.sources import to_uint8
 
 TRAIN = ["train", "--config", "digits.yaml"]
 MODEL = "{run}/model.keras"

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_blurdiff as bd
-from tests import commands
+from tests.support import commands
 
 # Two logical processors, so that replicas can be tested; they can only be made before anything runs.
 tf.config.set_logical_device_configuration(

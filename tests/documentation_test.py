@@ -10,8 +10,8 @@ import sys
 import pytest
 import yaml
 
-from tests import commands
-from tf_blurdiff.config import load_config
+from tests.support import commands
+from tf_blurdiff.config.schema import load_config
 
 READMES = [commands.ROOT / folder / "README.md" for folder in (".", "export", "weights")]
 PAGES = [*READMES, *(commands.ROOT / "docs").glob("*.md")]

@@ -13,10 +13,10 @@ import tensorflow as tf
 from PIL import Image
 
 import tf_blurdiff as bd
-from tests import commands
-from tests.models import make, randomized, small_network
+from tests.support import commands
+from tests.support.models import make, randomized, small_network
 from tf_blurdiff import generation
-from tf_blurdiff.data import to_uint8
+from tf_blurdiff.data.sources import to_uint8
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.generation import generate

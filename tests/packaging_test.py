@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from tests import commands
+from tests.support import commands
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def wheel(tmp_path_factory):
 
 def test_it_holds_the_package_the_configs_and_the_weights_alone(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {f"tf_blurdiff/{path.name}" for path in (commands.ROOT / "tf_blurdiff").glob("*.py")}
+    modules = {str(path.relative_to(commands.ROOT)) for path in (commands.ROOT / "tf_blurdiff").rglob("*.py")}
     configs = {f"tf_blurdiff/configs/{path.name}" for path in (commands.ROOT / "configs").glob("*.yaml")}
     weights = {f"tf_blurdiff/weights/{path.name}" for path in (commands.ROOT / "weights").iterdir()}
     assert names == modules | configs | weights and len(configs) >= 4 and len(weights) == 3

@@ -4,7 +4,7 @@ import platform
 
 import pytest
 
-from tests import commands
+from tests.support import commands
 
 # `python -m tf_blurdiff.train` up to the import of the package, then what TensorFlow has made of it.
 PROGRAM = """

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import commands
-from tests.models import PROCESSES, make, randomized, small_network
-from tf_blurdiff import inspection
-from tf_blurdiff.data import to_uint8
+from tests.support import commands
+from tests.support.models import PROCESSES, make, randomized, small_network
+from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.visualization import inspection
 
 # Reads lists of arguments from stdin, and answers each as the command line would: [status, stdout, stderr].
 SERVER = """
@@ -203,7 +203,7 @@ def test_forward_shows_the_four_families(answered, folder):
 
 def test_forward_follows_configs_and_overrides(answered, folder):
     pictures = pictures_of(folder / "configs.apng", 2, 8)
-    from tf_blurdiff.config import build_process, load_config
+    from tf_blurdiff.config.schema import build_process, load_config
 
     for number, name in enumerate(("digits", "digits_cold")):
         process = build_process(load_config(name, ["process.sigma_blur_max=0.7"]))

@@ -20,16 +20,16 @@ import sys
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config import build_images, load_config
+from tf_blurdiff.config.schema import build_images, load_config
 from tf_blurdiff.devices import STRATEGIES, open_devices
+from tf_blurdiff.diffusion.grids import GRIDS
+from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.evaluation import BITS, METRICS, Samples, draw_samples, open_candidates, score
-from tf_blurdiff.evaluation_report import notes, score_table, write_report
-from tf_blurdiff.features import default_features, open_features
-from tf_blurdiff.grids import GRIDS
-from tf_blurdiff.places import writable_folder
-from tf_blurdiff.reference import Reference
-from tf_blurdiff.samplers import SAMPLERS
+from tf_blurdiff.evaluation.features import default_features, open_features
+from tf_blurdiff.evaluation.reference import Reference
+from tf_blurdiff.evaluation.report import notes, score_table, write_report
+from tf_blurdiff.evaluation.scores import BITS, METRICS, Samples, draw_samples, open_candidates, score
+from tf_blurdiff.files import writable_folder
 
 _MODEL = flags.DEFINE_multi_string(
     "model", None, "A model: a .keras file, or digits or fashion_mnist, which are shipped; repeatable.", required=True

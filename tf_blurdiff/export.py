@@ -10,13 +10,13 @@ Serving does, and compares the images of known seeds.
 from absl import flags
 
 from tf_blurdiff import command_line
+from tf_blurdiff.diffusion.grids import GRIDS
+from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.grids import GRIDS
-from tf_blurdiff.model import load_model
-from tf_blurdiff.precision import PRECISIONS
-from tf_blurdiff.samplers import SAMPLERS
-from tf_blurdiff.serving import export_savedmodel
-from tf_blurdiff.verification import verify
+from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.networks.precision import PRECISIONS
+from tf_blurdiff.serving.savedmodel import export_savedmodel
+from tf_blurdiff.serving.verification import verify
 
 _MODEL = flags.DEFINE_string("model", None, "The model: a .keras file, or digits or fashion_mnist, which are shipped.")
 _OUT = flags.DEFINE_string("out", None, "The folder that the server watches; the export is its subfolder VERSION.")

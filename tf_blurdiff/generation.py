@@ -19,11 +19,11 @@ from keras import ops
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from tf_blurdiff.data import to_uint8
+from tf_blurdiff.data.image_files import read_image
+from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.image_files import read_image
-from tf_blurdiff.sampling_arguments import checked_seeds
-from tf_blurdiff.stateless_random import global_rows
+from tf_blurdiff.model.arguments import checked_seeds
 
 # Says beside the images how they were made.
 SETTINGS_FILE = "settings.json"

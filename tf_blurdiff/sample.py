@@ -21,17 +21,17 @@ import numpy as np
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data import to_unit_range
+from tf_blurdiff.data.image_files import read_image
+from tf_blurdiff.data.pictures import save_grid, save_png
+from tf_blurdiff.data.sources import to_unit_range
 from tf_blurdiff.devices import STRATEGIES, open_devices
+from tf_blurdiff.diffusion.grids import GRIDS
+from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import writable_file, writable_folder
 from tf_blurdiff.generation import SETTINGS_FILE, generate
-from tf_blurdiff.grids import GRIDS
-from tf_blurdiff.image_files import read_image
-from tf_blurdiff.model import load_model
-from tf_blurdiff.pictures import save_grid, save_png
-from tf_blurdiff.places import writable_file, writable_folder
-from tf_blurdiff.precision import PRECISIONS
-from tf_blurdiff.samplers import SAMPLERS
+from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.networks.precision import PRECISIONS
 
 _MODEL = flags.DEFINE_string(
     "model", None, "The model: a .keras file, or digits or fashion_mnist, which are shipped.", required=True

@@ -12,8 +12,8 @@ import pathlib
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config import load_config
-from tf_blurdiff.training import train
+from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.training.loop import train
 
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of one that is shipped.", required=True)
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "Where the run is kept (default: runs/NAME of the config).")

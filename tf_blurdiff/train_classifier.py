@@ -10,9 +10,9 @@ import pathlib
 from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config import build_images, load_config
+from tf_blurdiff.config.schema import build_images, load_config
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.places import writable_file
+from tf_blurdiff.files import writable_file
 
 _CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of one that is shipped.", required=True)
 _SET = flags.DEFINE_multi_string("set", [], "Overrides one value of the config, as in data.split=test; repeatable.")
@@ -24,8 +24,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the weights, the order, and which im
 
 def main():
     """Trains and saves."""
-    from tf_blurdiff.classifier import train_classifier
-    from tf_blurdiff.run_directory import write_atomically
+    from tf_blurdiff.evaluation.classifier import train_classifier
+    from tf_blurdiff.files import write_atomically
 
     config, out = load_config(_CONFIG.value, _SET.value), _place()
     settings = _EPOCHS.value, _BATCH_SIZE.value, _SEED.value

@@ -23,15 +23,16 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from tf_blurdiff import command_line, inspection, plotting
-from tf_blurdiff.config import build_process, load_config
-from tf_blurdiff.data import open_images, to_uint8, to_unit_range
+from tf_blurdiff import command_line
+from tf_blurdiff.config.schema import build_process, load_config
+from tf_blurdiff.data.image_files import read_image
+from tf_blurdiff.data.sources import open_images, to_uint8, to_unit_range
+from tf_blurdiff.diffusion.grids import GRIDS
+from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.grids import GRIDS
-from tf_blurdiff.image_files import read_image
-from tf_blurdiff.model import load_model
-from tf_blurdiff.places import writable_file
-from tf_blurdiff.samplers import SAMPLERS
+from tf_blurdiff.files import writable_file
+from tf_blurdiff.model.diffusion_model import load_model
+from tf_blurdiff.visualization import inspection, plotting
 
 # Times of an animation of the forward process, and the most rows of a sheet.
 _FRAMES, _MOST_SEEDS = 41, 32

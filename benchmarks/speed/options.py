@@ -7,7 +7,7 @@ import platform
 from absl import flags
 from sizes import SIZES
 
-from tf_blurdiff.precision import processor_lacks
+from tf_blurdiff.networks.precision import processor_lacks
 
 ROUNDS = flags.DEFINE_integer("rounds", 4, "Rounds after the warm-up.", lower_bound=1)
 SIZE_NAMES = flags.DEFINE_multi_enum("sizes", None, list(SIZES), "Only this size; may be given again. Default: all.")

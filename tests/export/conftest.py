@@ -3,7 +3,7 @@
 import pytest
 
 import tf_blurdiff as bd
-from tests import models
+from tests.support import models
 from tests.support.servers import Toy, server_in_this_process
 
 FIGURES = "/monitoring/prometheus/metrics"

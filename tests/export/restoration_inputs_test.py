@@ -10,7 +10,7 @@ from PIL import Image
 import tf_blurdiff as bd
 from endpoint import calls, image_grid, restoration_inputs
 from endpoint.command_line import ClientError
-from tests import models
+from tests.support import models
 from tests.support.programs import assert_one_line, run_script
 from tests.support.servers import server_in_this_process
 

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
+
+from tf_blurdiff.data import tfds as tfds_images
+from tf_blurdiff.data.sources import DataError, open_images, training_batches
+
+
+class TinyPhotos(tfds.core.GeneratorBasedBuilder):
+    """Five pictures of different sizes; picture i has the value 40 i."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=name, version="1.0.0") for name in ("labelled", "plain", "broken", "text")
+    ]
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(None, None, 3))}
+        if self.builder_config.name == "labelled":
+            features["label"] = tfds.features.ClassLabel(num_classes=7)
+        if self.builder_config.name == "text":
+            features = {"text": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        if self.builder_config.name == "broken":
+            raise ConnectionError("no route to host\nmore than one line of it")
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(5):
+            example = {"image": np.full((6 + i, 9, 3), 40 * i, np.uint8)}
+            yield i, example if self.builder_config.name == "plain" else {**example, "label": i + 2}
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("tfds")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_tfds_with_labels(tfds_dir, tmp_path, cached):
+    options = {"name": "tiny_photos/labelled", "root": tfds_dir, "cache_dir": tmp_path}
+    for _ in range(2):
+        images = open_images("tfds", [3, 4], 3, **options, cache_gb=0 if cached else 1e-3)
+        assert (images.num_images, images.image_shape, images.num_classes) == (5, (3, 4, 3), 7)
+        pairs = sorted((int(x[0, 0, 0]), int(label)) for x, label in images.single_images(labels=True))
+        assert pairs == [(40 * i, i + 2) for i in range(5)]
+    assert len(list(tmp_path.iterdir())) == cached
+    assert open_images("tfds", 3, 1, split="train[:40%]", **options).num_images == 2
+
+
+def test_tfds_without_labels(tfds_dir):
+    images = open_images("tfds", 4, 3, name="tiny_photos/plain", root=tfds_dir)
+    assert (images.num_images, images.num_classes, images.labels) == (5, None, None)
+    with pytest.raises(DataError, match="labels: got True, expected False"):
+        training_batches(images, 2, seed=0, labels=True)
+
+
+def test_tfds_of_one_channel():
+    with tfds.testing.mock_data(num_examples=6):
+        images = open_images("tfds", 28, 1, name="fashion_mnist")
+    assert (images.num_images, images.image_shape, images.num_classes) == (6, (28, 28, 1), 10)
+
+
+def test_the_papers_name_of_lsun_churches_is_known():
+    assert tfds_images.find_builder("lsun/church", None)[0].info.full_name.startswith("lsun/church_outdoor/")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "name: got None, expected the name"),
+        ({"name": "fashion_mnits"}, "name: got 'fashion_mnits', .*expected .*fashion_mnist"),
+        ({"name": "a bad %name"}, "name: got 'a bad %name', .*expected"),
+        ({"name": "lsun/curch"}, "name: got 'lsun/curch', .*expected 'lsun' with .*church_outdoor"),
+        ({"name": "tiny_photos/text"}, "name: got 'tiny_photos/text', expected .*8-bit images"),
+        ({"name": "tiny_photos/broken"}, r"could not be prepared \(no route to host\); expected"),
+        ({"name": "tiny_photos/plain", "split": "tset"}, "split: got 'tset', expected one of train"),
+        (
+            {"name": "tiny_photos/plain", "split": "train[:0]"},
+            "split: got .train\\[:0\\].*expected one of train",
+        ),
+    ],
+)
+def test_wrong_arguments(arguments, message, tfds_dir):
+    with pytest.raises(DataError, match=message) as caught:
+        open_images(**{"source": "tfds", "image_size": 8, "channels": 1, "root": tfds_dir, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_network_is_noticed_in_seconds(tfds_dir, monkeypatch):
+    # TFDS waits 0.2 * 2^k seconds before its k-th new try.
+    monkeypatch.setattr(downloader, "MAX_RETRIES", downloader.MAX_RETRIES)
+    with pytest.raises(DataError, match="could not be prepared"):
+        open_images("tfds", 8, 3, name="tiny_photos/broken", root=tfds_dir)
+    assert sum(0.2 * 2**k for k in range(1, downloader.MAX_RETRIES)) < 10
+
+
+def test_a_full_disk_is_noticed_before_writing(tfds_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_images.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
+    with pytest.raises(DataError, match="has 10 bytes free, expected"):
+        open_images("tfds", 4, 3, name="tiny_photos/plain", root=tfds_dir, cache_dir=tmp_path, cache_gb=0)

@@ -1,0 +1,145 @@
+"""The signatures that an export can have beside the default, and what they refuse."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_blurdiff as bd
+from tests.support import models
+from tf_blurdiff.data.sources import to_uint8, to_unit_range
+from tf_blurdiff.serving.verification import verify
+
+SEEDS = np.array([5, -7, 2**60])
+TASKS = ("image_to_image", "deblur", "super_resolution", "inpaint")
+
+
+@pytest.fixture(scope="module")
+def model():
+    network = models.small_network(num_classes=3)
+    return models.randomized(models.make(network, "gaussian", label_dropout=0.1))
+
+
+@pytest.fixture(scope="module")
+def export_dir(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("restoring")
+    return bd.export_savedmodel(model, folder, num_steps=4, quality_steps=[2], restoration=True)
+
+
+@pytest.fixture(scope="module")
+def signatures(export_dir):
+    return tf.saved_model.load(str(export_dir)).signatures
+
+
+def inputs(name, **changes):
+    """Allowed inputs of a signature of pixels, with some of them changed."""
+    rng = np.random.default_rng(0)
+    values = {"seed": SEEDS, "label": np.array([0, 3, 2]), "guidance_scale": np.array([1.0, 1.0, 2.0], "float32")}
+    if name in TASKS:
+        values["image"] = rng.integers(0, 256, (3, *((4, 4) if name == "super_resolution" else (8, 8)), 1), "uint8")
+    own = {
+        "image_to_image": {"strength": np.array([0.2, 0.6, 1.0], "float32")},
+        "deblur": {"blur_sigma": np.array([0.0, 0.5, 1.0], "float32")},
+        "inpaint": {"mask": 255 * rng.integers(0, 2, (3, 8, 8, 1), "uint8")},
+    }
+    return values | own.get(name, {}) | changes
+
+
+def call(signatures, name, values):
+    (answer,) = signatures[name](**{key: tf.constant(value) for key, value in values.items()}).values()
+    return answer.numpy()
+
+
+def as_files(values):
+    """The inputs of the signature of PNG files."""
+    pictures = {key for key, value in values.items() if np.ndim(value) == 4}
+    files = {f"{key}_bytes": [tf.io.encode_png(picture).numpy() for picture in values[key]] for key in pictures}
+    return {key: value for key, value in values.items() if key not in pictures} | files
+
+
+def by_the_model(model, name, values):
+    """The same images by the model's methods, one row at a time."""
+    rows = ({key: value[row : row + 1] for key, value in values.items()} for row in range(3))
+    return np.concatenate([to_uint8(row_by_the_model(model, name, **row)).numpy() for row in rows])
+
+
+def row_by_the_model(model, name, seed, label, guidance_scale, image=None, strength=None, blur_sigma=None, mask=None):
+    how = {"seeds": seed, "labels": None if label[0] == 3 else label, "guidance_scale": guidance_scale}
+    image = None if image is None else to_unit_range(image).numpy()
+    if name == "steps_2":
+        return model.sample(num_steps=2, **how)
+    if name == "image_to_image":
+        return model.sample(num_steps=4, images=image, strength=float(strength[0]), **how)
+    if name == "deblur":
+        return model.deblur(image, blur_sigma, **how)
+    return model.super_resolve(image, **how) if name == "super_resolution" else model.inpaint(image, mask, **how)
+
+
+@pytest.mark.parametrize("name", ["steps_2", *TASKS])
+def test_an_export_gives_what_the_model_gives(model, signatures, name):
+    values = inputs(name)
+    expected = by_the_model(model, name, values).astype(int)
+    assert np.abs(call(signatures, name, values).astype(int) - expected).max() <= 1
+    files = call(signatures, f"png_{name}", as_files(values))
+    decoded = np.stack([tf.io.decode_png(file).numpy() for file in files]).astype(int)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+def test_the_cpp_runtime_gives_the_known_images_of_all(export_dir):
+    assert verify(export_dir) <= 1
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("serving_default", {"label": np.array([0, 4, 1])}, r"label must be in \[0, 3\].*0 4 1"),
+        ("serving_default", {"label": np.array([-1, 0, 1])}, r"label must be in \[0, 3\]"),
+        ("serving_default", {"label": np.array([1])}, "label must have as many rows as seed"),
+        ("steps_2", {"guidance_scale": np.array([1, np.nan, 1], "float32")}, "guidance_scale must be 0 or more"),
+        (
+            "serving_default",
+            {"guidance_scale": np.array([1, 1, np.inf], "float32")},
+            "guidance_scale must be 0 or more",
+        ),
+        ("image_to_image", {"strength": np.array([0.0, 1, 1], "float32")}, r"strength must be in \(0, 1\]"),
+        ("image_to_image", {"strength": np.array([1, 1.5, 1], "float32")}, r"strength must be in \(0, 1\].*1\.5"),
+        ("image_to_image", {"strength": np.array([np.nan, 1, 1], "float32")}, r"strength must be in \(0, 1\]"),
+        ("deblur", {"blur_sigma": np.array([-1, 1, 1], "float32")}, "blur_sigma must be 0 or more, and finite"),
+        ("inpaint", {"mask": np.zeros((2, 8, 8, 1), "uint8")}, "mask must have as many rows as seed"),
+    ],
+)
+@pytest.mark.parametrize("form", ["pixels", "files"])
+def test_a_wrong_value_is_named(signatures, name, change, message, form):
+    values = inputs(name, **change)
+    if form == "files":
+        name, values = "png" if name == "serving_default" else f"png_{name}", as_files(values)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(signatures, name, values)
+
+
+@pytest.mark.parametrize(
+    "file, message",
+    [
+        (np.zeros((9, 8, 1), "uint8"), r"image_bytes must hold pictures of .* \(8, 8, 1\).*9 8 1"),
+        (b"no picture", "Unknown image file format"),
+    ],
+)
+def test_a_wrong_picture_is_named(signatures, file, message):
+    values = as_files(inputs("deblur"))
+    values["image_bytes"][1] = file if isinstance(file, bytes) else tf.io.encode_png(file).numpy()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        call(signatures, "png_deblur", values)
+
+
+def test_the_manifest_says_what_each_signature_means(export_dir, signatures):
+    manifest = json.loads((export_dir / "assets.extra" / "manifest.json").read_text())
+    assert manifest["signatures"].keys() == signatures.keys()
+    for name, described in manifest["signatures"].items():
+        specs = signatures[name].structured_input_signature[1]
+        assert {key: (spec.dtype.name, spec.shape.as_list()) for key, spec in specs.items()} == {
+            key: (entry["dtype"], entry["shape"]) for key, entry in described["inputs"].items()
+        }
+        assert described["meaning"] and all(entry["meaning"] for entry in described["inputs"].values())
+    assert manifest["sampling"]["num_steps"] == 4 and len(manifest["weights_sha256"]) == 64
+    assert {"tensorflow", "keras", "tf_blurdiff"} <= manifest["versions"].keys()

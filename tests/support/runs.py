@@ -1,0 +1,74 @@
+"""Training runs for tests: what they leave, and cutting them at chosen moments."""
+
+import json
+import subprocess
+import time
+
+import numpy as np
+
+import tf_blurdiff as bd
+from tests.support import commands
+
+START = ["--config", "digits.yaml", *commands.overrides(commands.TINY)]
+
+
+def weights(run_dir):
+    model = bd.load_model(run_dir / "model.keras")
+    # Without the states of Keras's seed generators, which nothing here depends on.
+    return {variable.path: variable.numpy() for variable in model.weights}
+
+
+def assert_same_weights(run_dir, other, atol=0.0):
+    """Of the model files of two runs; the averages are among them."""
+    ours, theirs = weights(run_dir), weights(other)
+    assert len(ours) == len(theirs)
+    for (name, one), two in zip(ours.items(), theirs.values()):
+        np.testing.assert_allclose(one, two, rtol=0.0, atol=atol, err_msg=name)
+
+
+def rows_of(run_dir, name):
+    """The lines of metrics.jsonl that have a value of that name."""
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if name in row]
+
+
+def steps_of(run_dir, name):
+    return [row["step"] for row in rows_of(run_dir, name)]
+
+
+def start_training(folder, *arguments, **kwargs):
+    command = commands.command("train", *START, *arguments)
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
+
+
+def kill_training(folder, rng):
+    """Starts training and kills it, every second time as soon as it writes a checkpoint, else at a random moment.
+
+    Returns whether a checkpoint was half written then.
+    """
+    checkpoints = folder / "runs" / "digits" / "checkpoints"
+    before, in_checkpoint = files_in(checkpoints), rng.random() < 0.5
+    process = start_training(folder)
+    deadline = time.monotonic() + (120 if in_checkpoint else rng.uniform(0, 25))
+    skipped = rng.randrange(3)
+    while process.poll() is None and time.monotonic() < deadline:
+        if in_checkpoint and half_written(checkpoints, before):
+            if not skipped:
+                break
+            skipped, before = skipped - 1, files_in(checkpoints)
+        time.sleep(0.0002)
+    process.kill()
+    process.communicate()
+    return half_written(checkpoints, before)
+
+
+def files_in(folder):
+    return {(path.name, path.stat().st_mtime_ns) for path in folder.glob("ckpt-*")}
+
+
+def half_written(checkpoints, before):
+    try:
+        new = {name for name, _ in files_in(checkpoints) - before}
+    except FileNotFoundError:  # Moved while it was looked at.
+        return True
+    return any(f"{name.split('.')[0].removesuffix('_temp')}.index" not in new for name in new)

@@ -1,0 +1,126 @@
+"""Training into a run directory, by its command line: what it leaves, and that it can be cut at any moment."""
+
+import io
+import random
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from tests.support import commands
+from tests.support.runs import START, assert_same_weights, kill_training, rows_of, steps_of
+from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.training.loop import learning_rate
+
+
+def test_a_run_directory_holds_what_is_promised(trained_run):
+    rows = rows_of(trained_run, "loss")
+    assert [row["step"] for row in rows] == list(range(5, 61, 5))
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(row["gradient_norm"] > 0 and row["skipped_steps"] == 0 for row in rows)
+    # To 2e-3 in a warm-up of 100 steps.
+    rates = [2e-3 * (row["step"] + 1) / 101 for row in rows]
+    np.testing.assert_allclose([row["learning_rate"] for row in rows], rates, rtol=1e-5)
+    np.testing.assert_allclose([np.mean(row["loss_by_time"]) for row in rows], [row["loss"] for row in rows], rtol=1e-4)
+    averaged = rows_of(trained_run, "averaged_loss")
+    assert [row["step"] for row in averaged] == list(range(10, 61, 10))
+    assert averaged[-1]["averaged_loss"] < averaged[0]["averaged_loss"]
+    assert sorted(path.name for path in (trained_run / "samples").iterdir()) == [
+        "step_00000030.png",
+        "step_00000060.png",
+    ]
+    assert Image.open(trained_run / "samples" / "step_00000060.png").size == (2 + 2 * 50, 2 + 2 * 50)
+    assert len(list((trained_run / "checkpoints").glob("*.index"))) == 3
+    tags = {
+        value.tag
+        for path in (trained_run / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    scalars = {"loss", "averaged_loss", "gradient_norm", "learning_rate", "steps_per_second", "images_per_second"}
+    parts = {f"loss_by_time/{part}" for part in ("0.00_0.25", "0.25_0.50", "0.50_0.75", "0.75_1.00")}
+    assert tags == scalars | parts | {"skipped_steps", "samples", "config"}
+
+
+@pytest.mark.slow
+def test_the_resolved_config_repeats_the_run(trained_run, tmp_path):
+    result = commands.run("train", "--config", trained_run / "config.yaml", "--run_dir", "again", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert_same_weights(tmp_path / "again", trained_run)
+
+
+def test_learning_rate_rises_and_falls():
+    settings = load_config("digits", ["train.learning_rate=0.1", "train.warmup_steps=4", "train.decay_steps=24"]).train
+    schedule = learning_rate(settings)
+    assert [round(float(schedule(step)), 4) for step in (0, 2, 4, 14, 24, 30)] == [0.02, 0.06, 0.1, 0.05, 0.0, 0.0]
+    constant = learning_rate(settings.model_copy(update={"decay_steps": None}))
+    assert [round(float(constant(step)), 4) for step in (0, 2, 4, 24, 10**6)] == [0.02, 0.06, 0.1, 0.1, 0.1]
+    flat = learning_rate(settings.model_copy(update={"decay_steps": None, "warmup_steps": 0}))
+    assert [round(float(flat(step)), 4) for step in (0, 1, 10**6)] == [0.1, 0.1, 0.1]
+
+
+def test_the_model_file_holds_no_optimizer(trained_run):
+    with zipfile.ZipFile(trained_run / "model.keras") as archive, archive.open("model.weights.h5") as file:
+        assert "optimizer" not in h5py.File(io.BytesIO(file.read()))
+
+
+def test_metrics_of_a_run_cut_before_its_first_checkpoint_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n{"step": 1')
+    settings = [*START, "--set", "train.steps=10", "--run_dir", tmp_path]
+    result = commands.run("train", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert steps_of(tmp_path, "loss") == [5, 10]
+
+
+def check_kills(folder, trained_run, kills, seed):
+    """Kills training at random moments, then lets it finish."""
+    rng, run_dir = random.Random(seed), folder / "runs" / "digits"
+    in_checkpoint = [kill_training(folder, rng) for _ in range(kills)]
+    result = commands.run("train", *START, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    print("killed in a checkpoint:", in_checkpoint)
+    assert_same_weights(run_dir, trained_run)
+    assert steps_of(run_dir, "loss") == list(range(5, 61, 5))
+    assert steps_of(run_dir, "averaged_loss") == list(range(10, 61, 10))
+
+
+def test_killed_training_ends_with_the_same_weights(tmp_path, trained_run):
+    check_kills(tmp_path, trained_run, kills=1, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, trained_run, seed):
+    check_kills(tmp_path, trained_run, kills=5, seed=seed + 1)
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(trained_run, tmp_path):
+    run_dir = tmp_path / "run"
+    result = commands.run("train", *START, "--set", "train.steps=20", "--run_dir", run_dir, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    # The newest checkpoint is damaged on the way: the one before is as good.
+    data = run_dir / "checkpoints" / "ckpt-20.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+    result = commands.run("train", *START, "--run_dir", run_dir, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "ckpt-20 cannot be read" in result.stderr and "at step 10" in result.stdout
+    assert_same_weights(run_dir, trained_run)
+
+
+def test_the_model_file_loads_in_a_new_process_from_another_folder(trained_run, trained_model, tmp_path):
+    code = f"""
+import keras, numpy as np
+import tf_blurdiff
+model = keras.models.load_model({str(trained_run / "model.keras")!r})
+np.save("images.npy", model.sample([3, 1, 2]))
+"""
+    commands.run_python(code, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "images.npy"), trained_model.sample([3, 1, 2]), atol=1e-4)
+    assert np.isfinite(trained_model.freq_std.numpy()).all(), "the data's statistics travel with the model"
+    assert trained_model.num_steps == 5
+    assert keras.saving.get_registered_name(type(trained_model)) == "tf_blurdiff>DiffusionModel"

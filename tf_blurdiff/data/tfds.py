@@ -1,0 +1,134 @@
+"""Images of TensorFlow Datasets (TFDS), decoded once: into memory, or into a memory-mapped file if they do not fit."""
+
+import difflib
+import math
+import shutil
+import uuid
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+from tqdm import tqdm
+
+from tf_blurdiff.data.image_files import DataError, fit
+
+# What the papers and the configs call it, and what TFDS does.
+_ALIASES = {"lsun/church": "lsun/church_outdoor"}
+# TFDS's own 10 wait for 205 seconds in all where there is no network; these wait for 6.
+_DOWNLOAD_RETRIES = 5
+
+
+def read_tfds(name, split, data_dir, image_shape, cache_dir, memory_limit):
+    """Decodes a TFDS data set; downloads it first if `data_dir` does not have it.
+
+    Args:
+        name: of the data set, such as "cifar10".
+        split: such as "train" or "train[:90%]".
+        data_dir: TFDS's folder, None for its default.
+        image_shape: (H, W, C) that images are cut and resized to.
+        cache_dir: the folder for what does not fit into memory; None is ~/.cache/tf_blurdiff.
+        memory_limit: in bytes, of images that are kept in memory.
+
+    Returns:
+        uint8 `[num_images, H, W, C]`, then int64 `[num_images]` and the number of classes, or None twice.
+
+    Raises:
+        DataError: if there is no such data set or split, if it is not of 8-bit images, or if it cannot be prepared.
+    """
+    builder, num_classes = find_builder(name, data_dir)
+    dataset = _examples(builder, split, labels=num_classes is not None)
+    count = int(dataset.cardinality())
+    if count * math.prod(image_shape) <= memory_limit:
+        pixels, labels = np.empty((count, *image_shape), np.uint8), np.empty(count, np.int64)
+        _decode_all(dataset, pixels, labels)
+    else:
+        key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape)])
+        folder = Path(cache_dir or "~/.cache/tf_blurdiff").expanduser() / key
+        pixels, labels = _decoded_on_disk(dataset, (count, *image_shape), folder)
+    return pixels, labels if num_classes is not None else None, num_classes
+
+
+def find_builder(name, data_dir):
+    """TFDS's builder of a data set of images, and the number of its classes or None; raises DataError."""
+    import tensorflow_datasets as tfds
+
+    if not name:
+        raise DataError(f"name: got {name!r}, expected the name of a TFDS data set such as 'cifar10'")
+    try:
+        builder = tfds.builder(_ALIASES.get(name, name), data_dir=data_dir)
+    except (ValueError, ImportError, AssertionError):
+        raise DataError(f"name: got {name!r}, which TFDS does not have; expected {_known_names(tfds, name)}") from None
+    features = dict(builder.info.features) if isinstance(builder.info.features, tfds.features.FeaturesDict) else {}
+    image, label = features.get("image"), features.get("label")
+    if not isinstance(image, tfds.features.Image) or image.np_dtype != np.uint8:
+        raise DataError(f"name: got {name!r}, expected a data set with 8-bit images under the key 'image'")
+    return builder, label.num_classes if isinstance(label, tfds.features.ClassLabel) else None
+
+
+def _known_names(tfds, name):
+    dataset, slash, _ = name.partition("/")
+    known = tfds.list_builders(with_community_datasets=False)
+    if not slash or dataset not in known:
+        return f"a name such as {', '.join(difflib.get_close_matches(dataset, known) or ['cifar10'])}"
+    configurations = ", ".join(tfds.builder_cls(dataset).builder_configs)
+    return f"{dataset!r} with one of {configurations}" if configurations else repr(dataset)
+
+
+def _prepare(builder):
+    from tensorflow_datasets.core.download import downloader
+
+    name, folder = builder.info.full_name, builder.data_dir
+    logging.warning("TFDS has no %s in %s: preparing it, which may need a network.", name, folder)
+    downloader.MAX_RETRIES = _DOWNLOAD_RETRIES
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS passes on whatever its downloaders and optional packages raise.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise DataError(
+            f"name: {name!r} is not in {folder} and could not be prepared ({reason}); expected a network, or "
+            "root to be a TFDS data_dir that has it"
+        ) from error
+
+
+def _examples(builder, split, labels):
+    if not builder.is_prepared():
+        _prepare(builder)
+    try:
+        dataset = builder.as_dataset(split=split, shuffle_files=False)
+    except (ValueError, KeyError, AssertionError):
+        known = ", ".join(builder.info.splits)
+        raise DataError(f"split: got {split!r}, expected one of {known}, or a slice such as 'train[:90%]'") from None
+    return dataset.map(lambda example: (example["image"], example["label"] if labels else tf.constant(0, tf.int64)))
+
+
+def _decode_all(dataset, pixels, labels):
+    progress = tqdm(dataset.as_numpy_iterator(), "Decoding images", len(pixels), unit="image", disable=None)
+    for i, (picture, label) in enumerate(progress):
+        pixels[i] = fit(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture), pixels.shape[1:])
+        labels[i] = label
+
+
+def _decoded_on_disk(dataset, shape, folder):
+    """Memory-mapped images and labels, decoded into `folder` the first time."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(folder.parent).free, math.prod(shape) + 8 * shape[0]
+        # Writing to a memory map on a full disk kills the process.
+        if free < needed:
+            raise DataError(f"cache_dir: {str(folder.parent)!r} has {free} bytes free, expected {needed} or more")
+        # Workers of several machines may share the folder.
+        scratch = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
+        scratch.mkdir()
+        logging.info("Decoding %d images into %s.", shape[0], folder)
+        pixels = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, shape)
+        labels = np.empty(shape[0], np.int64)
+        _decode_all(dataset, pixels, labels)
+        pixels.flush()
+        np.save(scratch / "labels.npy", labels)
+        try:
+            scratch.rename(folder)
+        except OSError:  # Another process was faster.
+            shutil.rmtree(scratch)
+    return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy")

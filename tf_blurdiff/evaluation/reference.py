@@ -1,0 +1,222 @@
+"""The real images of an evaluation, and their features: computed once, and kept in a cache folder."""
+
+import contextlib
+import hashlib
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tf_blurdiff.data.image_files import DataError
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.evaluation.metrics import FeatureStatistics
+
+# Features of so many images of a set stay in memory, for the metrics that need them one by one.
+KEPT = 10_000
+# Enough for every metric, in each of the two parts of the real images.
+MIN_IMAGES = 20
+_BATCH_SIZE = 64
+_ORDER_SEED = 0
+# Part of every key: another one leaves the files of this one alone.
+_FORMAT = "tf_blurdiff reference features 1"
+
+
+class FeatureSet(NamedTuple):
+    """Features of a set of images."""
+
+    statistics: FeatureStatistics  # of all of them
+    kept: np.ndarray  # of the first ones, float32 [n, D]
+
+
+class RealFeatures(NamedTuple):
+    """Features of the reference in two parts, whose distance is the floor for all others."""
+
+    one: FeatureSet
+    rest: FeatureSet
+
+    @property
+    def everything(self):
+        """Both parts as one `FeatureSet`."""
+        statistics = FeatureStatistics(len(self.one.statistics.mean))
+        for part in self:
+            statistics.merge(part.statistics)
+        return FeatureSet(statistics, np.concatenate([part.kept for part in self]))
+
+    def numbers_kept(self):
+        """The reference's numbers of the images whose features `everything` has kept."""
+        first = self.one.statistics.count
+        return np.concatenate([np.arange(len(self.one.kept)), first + np.arange(len(self.rest.kept))])
+
+
+class Reference:
+    """A data set's images, or evenly spaced ones of them, each once and in a random order that is always the same.
+
+    Args:
+        images: a `data.Images`.
+        num_images: how many of them; None or too many is all.
+        verbose: whether to show progress bars.
+
+    Attributes:
+        images: the `data.Images`.
+        num_images: how many.
+
+    Raises:
+        UserError: for too few images; and when they are read, DataError for ones that cannot be.
+
+    Example:
+        >>> from tf_blurdiff.data.sources import open_images
+        >>> reference = Reference(open_images("digits", image_size=8, channels=1), num_images=100)
+        >>> [len(batch) for batch in reference.batches()]
+        [64, 36]
+    """
+
+    def __init__(self, images, num_images=None, verbose=False):
+        count = images.num_images if num_images is None else min(num_images, images.num_images)
+        if count < 2 * MIN_IMAGES:
+            raise UserError(f"the reference must have {2 * MIN_IMAGES} images or more. Received: {count}")
+        self.images, self.num_images, self.verbose = images, count, verbose
+        chosen = np.arange(count, dtype=np.int64) * images.num_images // count
+        self._indices = np.random.default_rng(_ORDER_SEED).permutation(chosen)
+
+    def batches(self, first=0, last=None, what="real images"):
+        """The images number `first` to `last - 1`, as uint8 arrays `[B, H, W, C]`, with a progress bar."""
+        indices = self._indices[first:last]
+        batches = tf.data.Dataset.from_tensor_slices(indices).batch(_BATCH_SIZE)
+        batches = batches.map(self.images.read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        progress = tqdm(total=len(indices), desc=what, unit="image", disable=not self.verbose)
+        with progress, _data_errors():
+            for batch in batches.as_numpy_iterator():
+                yield batch
+                progress.update(len(batch))
+
+    def read(self, numbers):
+        """The images of these numbers, uint8 `[B, H, W, C]`."""
+        with _data_errors():
+            return self.images.read(tf.constant(self._indices[np.asarray(numbers)])).numpy()
+
+    def labels(self, count):
+        """The labels of the first images, int64 `[count]`, again from the start where there are fewer; or None."""
+        if self.images.labels is None:
+            return None
+        return np.asarray(self.images.labels)[self._indices[np.arange(count) % self.num_images]]
+
+    def digest(self):
+        """Hexadecimal, of every pixel in its place."""
+        digest = hashlib.sha256(f"{self.num_images} {self.images.image_shape}".encode())
+        for batch in self.batches(what="reading"):
+            digest.update(np.ascontiguousarray(batch))
+        return digest.hexdigest()[:16]
+
+    def nearest(self, queries, count):
+        """For uint8 images `[Q, H, W, C]` the numbers `[Q, count]` of the nearest images, by squared pixel differences.
+
+        Example:
+            >>> from tf_blurdiff.data.sources import open_images
+            >>> reference = Reference(open_images("digits", image_size=8, channels=1), num_images=100)
+            >>> reference.nearest(reference.read([7, 2]), 1).tolist()
+            [[7], [2]]
+        """
+        flat = queries.reshape(len(queries), -1).astype(np.float64)
+        best, numbers, first = np.empty((len(flat), 0)), np.empty((len(flat), 0), np.int64), 0
+        for batch in self.batches(what="neighbours"):
+            others = batch.reshape(len(batch), -1).astype(np.float64)
+            # Whole numbers below 2^53: exact.
+            distances = (flat**2).sum(1)[:, None] + (others**2).sum(1) - 2.0 * flat @ others.T
+            best = np.concatenate([best, distances], axis=1)
+            numbers = np.concatenate([numbers, np.tile(first + np.arange(len(batch)), (len(flat), 1))], axis=1)
+            order = np.argsort(best, axis=1, kind="stable")[:, :count]
+            best, numbers = (np.take_along_axis(each, order, axis=1) for each in (best, numbers))
+            first += len(batch)
+        return numbers
+
+
+@contextlib.contextmanager
+def _data_errors():
+    try:
+        yield
+    except tf.errors.OpError as error:
+        # A pipeline wraps what its Python parts raise in a page of text.
+        reason = re.search(r"DataError: (.*)", str(error))
+        if reason is None:
+            raise
+        raise DataError(reason.group(1)) from None
+
+
+def gather_features(network, batches, keep):
+    """The `FeatureSet` of uint8 batches of images, of which `keep` features are kept."""
+    statistics, kept, missing = FeatureStatistics(network.num_features), [], keep
+    for batch in batches:
+        features = network.features(batch)
+        statistics.update(features)
+        kept.append(features[:missing].astype(np.float32))
+        missing -= len(kept[-1])
+    return FeatureSet(statistics, np.concatenate(kept))
+
+
+def real_features(reference, digest, network, size_of_one, cache_dir):
+    """The reference's `RealFeatures`, of the cache or for the cache.
+
+    Args:
+        reference: a `Reference`.
+        digest: of its pixels, `Reference.digest`.
+        network: a `features.FeatureNetwork`.
+        size_of_one: images in the first of the two parts.
+        cache_dir: a folder, which is made.
+
+    Raises:
+        UserError: if the cache cannot be written.
+    """
+    key = f"{_FORMAT} {digest} {network.name} {network.digest} {size_of_one} {KEPT}"
+    path = Path(cache_dir).expanduser() / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    # What a damaged file raises depends on where the damage is; it is then written anew.
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return _read(path)
+    _make_folder(path.parent)
+    what = f"real {network.name}"
+    parts = [
+        gather_features(network, reference.batches(first, last, what), KEPT // 2)
+        for first, last in ((0, size_of_one), (size_of_one, None))
+    ]
+    _write(path, parts)
+    return RealFeatures(*parts)
+
+
+def _read(path):
+    parts = []
+    with np.load(path) as file:
+        for number in range(2):
+            kept = file[f"kept_{number}"]
+            statistics = FeatureStatistics(kept.shape[1])
+            statistics.count = int(file[f"count_{number}"])
+            statistics.mean, statistics.scatter = file[f"mean_{number}"], file[f"scatter_{number}"]
+            parts.append(FeatureSet(statistics, kept))
+    return RealFeatures(*parts)
+
+
+def _make_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from None
+
+
+def _write(path, parts):
+    arrays = {}
+    for number, (statistics, kept) in enumerate(parts):
+        arrays |= {f"kept_{number}": kept, f"count_{number}": statistics.count}
+        arrays |= {f"mean_{number}": statistics.mean, f"scatter_{number}": statistics.scatter}
+    # A name of this process's own: two evaluations may write the same at once.
+    temporary = path.with_name(f".{path.stem}.writing-{os.getpid()}.npz")
+    try:
+        np.savez(temporary, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"--cache_dir {path.parent} cannot be written: {error.strerror or error}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,144 @@
+"""The model as a SavedModel for TF Serving: seeds in, images out, the whole sampling loop inside the graph."""
+
+import os
+import pathlib
+import shutil
+
+import tensorflow as tf
+
+from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.model.arguments import check_count
+from tf_blurdiff.serving import assets as export_assets
+from tf_blurdiff.serving.signatures import make_signatures, restoration_tasks, sampling_task
+
+
+def _make_served(model, settings, times, quality_steps, restoration):
+    """A module with the variables that an export needs and `sample`, and name -> `signatures.Signature`."""
+    # The weights in training are not served.
+    kept = [*model.averages, *model.network.non_trainable_variables, model.freq_mean, model.freq_std]
+    if not model.process.ends_in_noise:
+        kept += model.prior.variables
+    served = tf.Module()
+    served.kept_variables = [variable.value for variable in kept]
+    # Not a signature, but there for who loads the export in Python: float32 images in [-1, 1].
+    served.sample, signatures = make_signatures("serving_default", sampling_task(model, settings, times))
+    for num_steps in quality_steps:
+        own = model.sampling(settings.sampler, num_steps, settings.grid, settings.eta, settings.delta)
+        signatures |= make_signatures(f"steps_{num_steps}", sampling_task(model, *own))[1]
+    if restoration:
+        known = [tf.constant(entry.example) for entry in signatures["serving_default"].inputs.values()]
+        images = to_uint8(served.sample(*known)).numpy()
+        for name, task in restoration_tasks(model, settings, images).items():
+            signatures |= make_signatures(name, task)[1]
+    return served, signatures
+
+
+def export_savedmodel(
+    model,
+    base_dir,
+    version=None,
+    num_steps=None,
+    sampler=None,
+    eta=0.0,
+    grid=None,
+    delta=None,
+    *,
+    quality_steps=(),
+    restoration=False,
+    keep=None,
+):
+    """Writes `<base_dir>/<version>/`, complete or not at all, for TF Serving.
+
+    Signatures: `serving_default`, seed int64 `[B]` to image uint8 `[B, H, W, C]`; `png`, the same inputs to
+    image_bytes, `[B]` PNG files. A model with labels also takes label int64 `[B]`, and one trained with label dropout
+    guidance_scale float32 `[B]`; its label num_classes is "none". Each signature has a twin of PNG files, `png_` before
+    its name. All check their inputs, and `assets.extra/manifest.json` says what they mean.
+
+    Args:
+        model: a `DiffusionModel`.
+        base_dir: the folder that the server watches.
+        version: integer of 1 or more; None takes the next.
+        num_steps, sampler, eta, grid, delta: as in `DiffusionModel.sample`; None takes the model's own.
+        quality_steps: numbers of steps, each for a signature `steps_N` beside the default.
+        restoration: whether there are signatures that take images: `image_to_image`, of a strength for each row, and,
+            with the methods of `DiffusionModel`, `deblur`, `super_resolution` (to twice the size) and `inpaint`.
+        keep: how many of the newest versions to leave in the folder, this one among them; None leaves all.
+
+    Returns:
+        The path of the export.
+
+    Raises:
+        UserError: if the version is there already, if `keep` would remove newer ones, for a sampler or num_steps that
+            is not allowed, or if the process starts from blurred data and `adapt` has not told the model what that
+            looks like.
+
+    Example:
+        >>> import tempfile
+        >>> import tf_blurdiff as bd
+        >>> network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1)
+        >>> model = bd.DiffusionModel(network, bd.process.blurring(sigma_blur_max=4.0))
+        >>> bd.export_savedmodel(model, tempfile.mkdtemp(), num_steps=2).name
+        '1'
+    """
+    settings, times = model.sampling(sampler, num_steps, grid, eta, delta)
+    model.check_prior()
+    if restoration:
+        model.check_restores()
+    check_count("keep", 1 if keep is None else keep)
+    for count in quality_steps:
+        check_count("quality_steps", count)
+    base_dir = pathlib.Path(base_dir)
+    final = base_dir / str(_free_version(base_dir, version))
+    _check_keeps_newest(base_dir, int(final.name), keep)
+    # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
+    temporary = base_dir / f".writing-{final.name}"
+    try:
+        base_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        served, signatures = _make_served(model, settings, times, dict.fromkeys(quality_steps), restoration)
+        traced = {name: signature.function for name, signature in signatures.items()}
+        tf.saved_model.save(served, str(temporary), signatures=traced)
+        export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
+        os.rename(temporary, final)
+        if keep is not None:
+            _remove_all_but(keep, base_dir)
+    except (OSError, tf.errors.OpError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+        raise UserError(f"{final} cannot be written: {reason}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def _versions(base_dir):
+    return {int(path.name): path for path in base_dir.glob("*") if path.name.isdecimal()}
+
+
+def _check_keeps_newest(base_dir, version, keep):
+    newer = sorted(other for other in _versions(base_dir) if other > version)
+    if keep is not None and newer:
+        raise UserError(
+            f"keep must be None for version {version}: {base_dir} has newer ones, {newer}. Received: {keep}"
+        )
+
+
+def _remove_all_but(keep, base_dir):
+    versions = _versions(base_dir)
+    for version in sorted(versions)[:-keep]:
+        # Renamed first: half an export is never there under a version's name.
+        doomed = base_dir / f".removing-{version}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(versions[version], doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _free_version(base_dir, version):
+    taken = _versions(base_dir)
+    if version is None:
+        return max(taken, default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise UserError(f"version must be an integer of 1 or more. Received: {version!r}")
+    if version in taken:
+        raise UserError(f"version {version} is in {base_dir} already; taken: {sorted(taken)}")
+    return version

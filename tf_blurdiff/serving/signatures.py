@@ -1,0 +1,216 @@
+"""What an export answers: functions of named tensors, traced, that check what they are given.
+
+A wrong value is an InvalidArgument whose text names the input and what is allowed. It comes from the graph itself, so
+it is the same in every server.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_blurdiff.data.sources import to_uint8, to_unit_range
+from tf_blurdiff.diffusion.grids import get_grid
+from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
+from tf_blurdiff.model.restoration import averaged, blurred, masked
+
+# The known images of an export have these seeds.
+KNOWN_SEEDS = (0, 1, 2, 3)
+_ENLARGED = 2
+_AT_LEAST_0 = "0 or more, and finite", lambda values: tf.math.is_finite(values) & (values >= 0.0)
+
+
+class Input(NamedTuple):
+    """An input of a signature: dtype and shape of a row, what it means, and rows to try it with, one a known seed.
+
+    Where not every value will do, `allowed` says which, and `is_allowed`, a function of the tensor, tells.
+    """
+
+    dtype: str
+    shape: tuple
+    meaning: str
+    example: np.ndarray
+    allowed: str = ""
+    is_allowed: Callable | None = None
+
+
+class Task(NamedTuple):
+    """What signatures are made of: inputs by name, and a function of their values by name that gives images.
+
+    Pictures come to `draw` as floats in [-1, 1], and leave it so.
+    """
+
+    meaning: str
+    inputs: dict
+    draw: Callable
+
+
+class Signature(NamedTuple):
+    """A traced function of the inputs in their order, giving `{"image": ...}` or `{"image_bytes": ...}`."""
+
+    function: object
+    meaning: str
+    inputs: dict
+
+
+def sampling_task(model, settings, times):
+    """Images of seeds, with `model.sampling`'s settings and times."""
+    inputs = _condition_inputs(model)
+    return Task(
+        f"images of seeds: {settings.sampler}, {settings.num_steps} steps", inputs, _draw(model, settings, times)
+    )
+
+
+def restoration_tasks(model, settings, images):
+    """name -> Task: from images to others, with example pictures uint8 `[4, H, W, C]`."""
+    shape, conditions = model.image_shape, _condition_inputs(model)
+    halves = np.zeros((len(images), *shape[:2], 1), np.uint8)
+    halves[:, :, shape[1] // 2 :] = 255
+    strength = Input(
+        "float32", (), "how much of the process is undone", _column(0.25, 0.5, 0.75, 1.0),
+        "in (0, 1]", lambda strength: (strength > 0.0) & (strength <= 1.0),
+    )  # fmt: skip
+    sigma = Input("float32", (), "the blur's standard deviation in pixels", _column(0.5, 1.0, 1.5, 2.0), *_AT_LEAST_0)
+    mask = Input("uint8", halves.shape[1:], "not 0 where the image is to be filled in", halves)
+    image = Input("uint8", shape, "pixels", images)
+    restored, times = model.restoration_sampling()
+    restore = _draw(model, restored, times)
+
+    def with_rounding(make, images, *more):
+        return make(images, *more, ROUNDING_STD * tf.ones(tf.shape(images)[:1]))
+
+    def change(image, strength, **conditions):
+        own_times = strength[None, :] * get_grid(settings.grid)(settings.num_steps, model.process)[:, None]
+        return _draw(model, settings, own_times)(**conditions, images=image)
+
+    def deblur(image, blur_sigma, **conditions):
+        return restore(**conditions, observation=with_rounding(blurred, image, blur_sigma))
+
+    def enlarge(image, **conditions):
+        return restore(**conditions, observation=with_rounding(averaged, image))
+
+    def fill_in(image, mask, **conditions):
+        return restore(**conditions, observation=with_rounding(masked, image, mask))
+
+    how = f"{restored.sampler}, {restored.num_steps} steps"
+    tasks = {
+        "image_to_image": Task("images like the given ones", {"image": image, "strength": strength}, change),
+        "deblur": Task(f"images without their blur: {how}", {"image": image, "blur_sigma": sigma}, deblur),
+        "inpaint": Task(f"images with a part filled in: {how}", {"image": image, "mask": mask}, fill_in),
+    }
+    if shape[0] % _ENLARGED == 0 == shape[1] % _ENLARGED:
+        small = images[:, ::_ENLARGED, ::_ENLARGED]
+        image = Input("uint8", small.shape[1:], "pixels, each the mean of 2x2", small)
+        tasks["super_resolution"] = Task(f"images twice as large: {how}", {"image": image}, enlarge)
+    return {name: task._replace(inputs=conditions | task.inputs) for name, task in tasks.items()}
+
+
+def make_signatures(name, task):
+    """The two signatures of a task: `name` of pixels, and `png_` + name of PNG files (`png`, if it is the default).
+
+    Returns:
+        the traced function of the images themselves, floats in [-1, 1], and name -> `Signature`.
+    """
+
+    def images(*values):
+        values = _checked(dict(zip(task.inputs, values)), task.inputs)
+        return task.draw(**{key: _as_floats(key, value) for key, value in values.items()})
+
+    images = _traced(images, task.inputs)
+    of_files = {_file_name(key, entry): _file_input(entry) for key, entry in task.inputs.items()}
+
+    def files(*values):
+        pixels = [_decoded(*each) for each in zip(of_files, values, task.inputs.values())]
+        encoded = tf.map_fn(tf.io.encode_png, to_uint8(images(*pixels)), fn_output_signature=tf.string)
+        return {"image_bytes": encoded}
+
+    of_pixels = _traced(lambda *values: {"image": to_uint8(images(*values))}, task.inputs)
+    png_name = "png" if name == "serving_default" else f"png_{name}"
+    return images, {
+        name: Signature(of_pixels, task.meaning, task.inputs),
+        png_name: Signature(_traced(files, of_files), f"{task.meaning}; pictures as PNG files", of_files),
+    }
+
+
+def _condition_inputs(model):
+    count = len(KNOWN_SEEDS)
+    inputs = {"seed": Input("int64", (), "another one is another image", np.array(KNOWN_SEEDS, np.int64))}
+    if model.num_classes is not None:
+        last = model.num_classes if model.label_dropout else model.num_classes - 1
+        none = f"; {last} is none" if model.label_dropout else ""
+        labels = np.arange(count, dtype=np.int64) % model.num_classes
+        is_allowed = lambda label: (label >= 0) & (label <= last)
+        inputs["label"] = Input("int64", (), f"the kind of image{none}", labels, f"in [0, {last}]", is_allowed)
+    if model.label_dropout:
+        scales = np.linspace(1.0, 2.0, count, dtype=np.float32)
+        inputs["guidance_scale"] = Input("float32", (), "1 is no guidance", scales, *_AT_LEAST_0)
+    return inputs
+
+
+def _draw(model, settings, times):
+    def draw(seed, label=None, guidance_scale=None, **start):
+        label = tf.zeros_like(seed) if label is None else label
+        guidance_scale = tf.ones(tf.shape(seed)) if guidance_scale is None else guidance_scale
+        return model.draw(seed, seed, label, guidance_scale, times, settings, **start)
+
+    return draw
+
+
+def _traced(function, inputs):
+    specs = [tf.TensorSpec([None, *entry.shape], entry.dtype, name=name) for name, entry in inputs.items()]
+    return tf.function(function, input_signature=specs, autograph=False)
+
+
+def _checked(values, inputs):
+    """The values, once it is clear that they are allowed."""
+    rows, checks = tf.shape(values["seed"])[0], []
+    for name, value in values.items():
+        own_rows = tf.shape(value)[0]
+        checks.append(_require(own_rows == rows, f"{name} must have as many rows as seed", [own_rows, rows]))
+        if inputs[name].is_allowed is not None:
+            checks.append(_require(inputs[name].is_allowed(value), f"{name} must be {inputs[name].allowed}", [value]))
+    with tf.control_dependencies(checks):
+        return {name: tf.identity(value) for name, value in values.items()}
+
+
+def _require(condition, text, received):
+    return tf.debugging.Assert(tf.reduce_all(condition), [f"{text}. Received:", *received], summarize=16)
+
+
+def _as_floats(name, value):
+    return to_unit_range(value) if value.dtype == tf.uint8 and name != "mask" else value
+
+
+def _is_picture(entry):
+    return len(entry.shape) == 3
+
+
+def _file_name(name, entry):
+    return f"{name}_bytes" if _is_picture(entry) else name
+
+
+def _file_input(entry):
+    if not _is_picture(entry):
+        return entry
+    files = np.array([tf.io.encode_png(picture).numpy() for picture in entry.example], object)
+    size = "x".join(map(str, entry.shape[:2]))
+    return Input("string", (), f"PNG files of {size} (height x width), {entry.meaning}", files)
+
+
+def _decoded(name, values, entry):
+    if not _is_picture(entry):
+        return values
+
+    def decode(file):
+        picture = tf.io.decode_png(file, channels=entry.shape[-1])
+        size = tf.shape(picture)
+        text = f"{name} must hold pictures of (height, width, channels) {entry.shape}"
+        with tf.control_dependencies([_require(size == entry.shape, text, [size])]):
+            return tf.reshape(tf.identity(picture), entry.shape)
+
+    return tf.map_fn(decode, values, fn_output_signature=tf.TensorSpec(entry.shape, tf.uint8))
+
+
+def _column(*values):
+    return np.array(values, np.float32)
