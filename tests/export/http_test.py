@@ -1,15 +1,18 @@
 """The development server's HTTP: bodies in chunks, connections, other origins (CORS), and the time limit."""
 
+import concurrent.futures
 import gzip
 import http.client
 import json
 import socket
 import subprocess
+import time
 
 import numpy as np
 import pytest
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from dev_server import rest
 from tests.support.servers import call, expected_images, figures, predict_request
 
 MODEL = "/v1/models/digits"
@@ -99,6 +102,14 @@ def test_what_is_no_proper_http_is_refused_and_the_connection_closed(toy_server,
     assert b"Traceback" not in received
 
 
+def test_a_body_that_does_not_come_is_not_waited_for_for_ever(toy_server, monkeypatch):
+    monkeypatch.setattr(rest, "_BODY_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", toy_server.rest), timeout=60) as connection:
+        connection.sendall(POST + b"Content-Length: 100\r\n\r\n{")
+        received = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 408 ") and received.endswith(b'{"error": "the body does not come"}')
+
+
 def test_a_connection_is_kept_through_errors_and_a_client_that_hangs_up_harms_nobody(toy_server):
     with socket.create_connection(("127.0.0.1", toy_server.rest)) as rude:
         rude.sendall(b"POST " + PREDICT.encode() + b" HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
@@ -182,3 +193,13 @@ def test_a_run_that_takes_too_long_is_given_up_and_goes_on(open_toy_server):
         response = predict(predict_request("count", seed=np.array([20_000])))  # gRPC has its client's limits
         assert list(response.outputs["count"].int64_val) == [20_000]
     assert int(figures(open_toy_server)[late]) == before + 1
+
+
+def test_a_long_run_holds_nobody_up(toy_server):
+    long, short = {"instances": [100_000], "signature_name": "count"}, {"instances": [4]}
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        slow = threads.submit(call, toy_server.rest, "POST", PREDICT, long)
+        time.sleep(0.05)
+        assert call(toy_server.rest, "POST", PREDICT, short)[0] == 200
+        assert not slow.done()
+        assert slow.result(60) == (200, {"predictions": [100_000]})

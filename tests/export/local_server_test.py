@@ -1,5 +1,6 @@
 """The development server's start: what is wrong is one line before anything is loaded; and its end."""
 
+import asyncio
 import concurrent.futures
 import socket
 
@@ -9,6 +10,8 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from dev_server.config import Batching
 from dev_server.errors import ConfigurationError
+from dev_server.server import repeat
+from tests.support.event_loop import in_event_loop
 from tests.support.programs import assert_one_line, run_script
 from tests.support.servers import (
     call,
@@ -74,12 +77,32 @@ def test_a_model_that_cannot_be_loaded_ends_the_start(tmp_path):
 
 
 @pytest.mark.parametrize("side", ["rest", "grpc"])
-def test_a_port_that_was_taken_meanwhile_ends_the_start_and_frees_the_other(toy_path, side):
+def test_a_port_that_was_taken_meanwhile_ends_the_start_and_frees_the_other(toy_path, toy_server, side):
     ports = dict(zip(("rest", "grpc"), free_ports(2)))
-    with socket.create_server(("127.0.0.1", ports[side])), pytest.raises(ConfigurationError, match="cannot listen"):
-        server_in_this_process(toy_path, ports=ports).__enter__()
+    taken = ports | {side: getattr(toy_server, side)}  # by a server of the same kind, which might share it
+    with pytest.raises(ConfigurationError, match="cannot listen"):
+        server_in_this_process(toy_path, ports=taken).__enter__()
     with server_in_this_process(toy_path, ports=ports) as server:
         assert server.states() == {10: "AVAILABLE"}
+
+
+@in_event_loop
+async def test_what_is_repeated_goes_on_after_an_error_which_is_told_once(capsys):
+    errors = iter([ValueError("one"), ValueError("one"), ValueError("two"), None, ValueError("two")])
+    ended = asyncio.Event()
+
+    async def act():
+        error = next(errors, "end")
+        if error == "end":
+            ended.set()
+        elif error:
+            raise error
+
+    task = asyncio.create_task(repeat(act, 0.001))
+    await ended.wait()
+    task.cancel()
+    assert capsys.readouterr().err.splitlines() == [f"local_server: {word}" for word in ("one", "two", "two")]
+    await repeat(act, 0)  # never, and no end without it
 
 
 def test_requests_that_run_are_answered_when_the_server_stops(toy_path):

@@ -5,10 +5,12 @@ import gc
 import weakref
 
 import pytest
+from tensorflow_serving.apis import model_management_pb2
 
 from dev_server import model_store as store
 from dev_server.config import ModelConfig
 from dev_server.errors import ServingError
+from dev_server.grpc_services import ModelService
 from tests.support.event_loop import in_event_loop
 
 Spec = store.ModelSpec
@@ -259,3 +261,17 @@ async def test_no_request_fails_while_versions_roll(loader, base):
     await asyncio.gather(*clients)
     await asyncio.sleep(0)
     assert len(seen) > 1 and list(states(models).values()).count("END") == 8
+
+
+@in_event_loop
+async def test_a_reload_goes_on_when_its_client_stops_waiting(loader, base):
+    loader.gate.clear()
+    models, request = store.ModelStore(loader), model_management_pb2.ReloadConfigRequest()
+    request.config.model_config_list.config.add(name="m", base_path=str(base), model_platform="tensorflow")
+    reload = asyncio.create_task(ModelService(models).HandleReloadConfigRequest(request, None))
+    await loader.loading.wait()
+    reload.cancel()
+    await asyncio.wait([reload])
+    loader.gate.set()
+    while models.available("m") != [1]:
+        await asyncio.sleep(0.001)
