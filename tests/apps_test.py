@@ -20,7 +20,7 @@ from tests.support import commands
 from tests.support.endpoints import predictions, rest_endpoint
 from tests.support.programs import EXPORT
 from tests.support.servers import Toy, server_in_this_process
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

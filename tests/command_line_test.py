@@ -1,7 +1,7 @@
 """The command lines as a user meets them: what they answer, and what they say to a mistake."""
 
+import functools
 import re
-import subprocess
 
 import numpy as np
 import pytest
@@ -9,7 +9,9 @@ from PIL import Image
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.support import commands
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff import command_line, export, sample
+from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.errors import UserError
 
 TRAIN = ["train", "--config", "digits.yaml"]
 MODEL = "{run}/model.keras"
@@ -21,7 +23,7 @@ MISTAKES = {
     "stray word": ([*TRAIN, "train.steps=3"], "unexpected argument: train.steps=3"),
     "missing file": (["train", "--config", "nowhere.yaml"], "nowhere.yaml: no such file; expected a path or one of"),
     "unknown key": ([*TRAIN, "--set", "train.lr=0.1"], "train.lr"),
-    "wrong type": ([*TRAIN, "--set", "train.steps=many"], "train.steps: got 'many', expected an integer"),
+    "wrong type": ([*TRAIN, "--set", "train.steps=many"], "train.steps: got 'many', expected a valid integer"),
     "cannot halve": ([*TRAIN, "--set", "data.image_size=9"], "data.image_size: got 9, expected a multiple of 2"),
     "no folder": (
         [*TRAIN, "--set", "data.source=image_folder", "--set", "data.root=nowhere"],
@@ -85,19 +87,32 @@ MISTAKES = {
     "version 0": (["export", "--model", MODEL, "--out", "served", "--version", "0"], "version must be an integer of 1"),
     "quality of no steps": (
         ["export", "--model", MODEL, "--out", "served", "--quality_steps", "10,0"],
-        "--quality_steps must be integers of 1 or more, as 10,50. Received: '0'",
+        "--quality_steps must be integers of 1 or more. Received: 10,0",
     ),
     "quality in words": (
         ["export", "--model", MODEL, "--out", "served", "--quality_steps", "high"],
-        "--quality_steps must be integers of 1 or more, as 10,50. Received: 'high'",
+        "--quality_steps must be integers of 1 or more. Received: high",
     ),
     "few images to score": (
         ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--num_images", "5", "--cache_dir", "c"],
-        "num_images must be 20 or more",
+        "num_images must be an integer of 20 or more",
     ),
     "unknown features": (
         ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--features", "vgg", "--cache_dir", "c"],
         "features must be one of",
+    ),
+    "features that cannot be told apart": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml"]
+        + ["--features", "classifier:a", "--features", "classifier:b"],
+        "--features must be of different kinds. Received: classifier:a, classifier:b",
+    ),
+    "bound of one image": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--bits_images", "1"],
+        "--bits_images must be an integer of 2 or more, below 2^31. Received: 1",
+    ),
+    "times that do not divide steps": (
+        ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--bits_steps", "10", "--bits_times", "3"],
+        "--bits_times must divide --bits_steps, 10. Received: 3",
     ),
     "classifier in another format": (
         ["train_classifier", "--config", "digits.yaml", "--out", "c.h5"],
@@ -109,7 +124,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def answers(trained_run, tmp_path_factory):
-    """Every mistake's finished process."""
+    """What each mistake is answered."""
     folder = tmp_path_factory.mktemp("mistakes")
     (folder / "corrupt.keras").write_bytes(b"not a zip file")
     whole = (trained_run / "model.keras").read_bytes()
@@ -125,8 +140,14 @@ def answers(trained_run, tmp_path_factory):
     cut = folder / "pictures" / "07.png"
     cut.write_bytes(cut.read_bytes()[:600])
 
-    command_lines = [[word.format(run=trained_run) for word in words] for words, _ in MISTAKES.values()]
-    return dict(zip(MISTAKES, commands.run_forked(command_lines, folder)))
+    # Each model is read once. What is wrong with a file is found each time.
+    with pytest.MonkeyPatch.context() as patched:
+        for command in (sample, export):
+            patched.setattr(command, "load_model", functools.cache(command.load_model))
+        return {
+            name: commands.call(*(word.format(run=trained_run) for word in words), cwd=folder)
+            for name, (words, _) in MISTAKES.items()
+        }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
@@ -157,10 +178,66 @@ def test_a_process_of_its_own_says_the_same(answers, tmp_path):
     ],
 )
 def test_help_answers(name, flag, tmp_path):
-    result = commands.run(name, "--help", cwd=tmp_path)
-    assert result.returncode == 0
+    result = commands.call(name, "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
     assert flag in result.stdout and f"python -m tf_blurdiff.{name}" in result.stdout
-    assert not result.stderr
+    for shared in ("--sampler", "--grid"):
+        assert (shared in result.stdout) == (name in ("sample", "export", "evaluate", "visualize"))
+
+
+def test_help_answers_in_a_process_of_its_own(tmp_path):
+    result, here = commands.run("export", "--help", cwd=tmp_path), commands.call("export", "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    # The line above the flags names the module, or its file.
+    assert result.stdout.replace(f"{commands.ROOT}/tf_blurdiff/export.py:", "tf_blurdiff.export:") == here.stdout
+
+
+def test_flags_that_are_not_a_command_s_own_are_refused(tmp_path):
+    for name, flag in (("train", "--sampler"), ("export", "--labels"), ("evaluate", "--precision")):
+        result = commands.call(name, flag, "1", cwd=tmp_path)
+        assert result.returncode == 2 and f"Unknown command line flag '{flag[2:]}'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words, num_classes, expected",
+    [
+        ([], None, None),
+        ([], 2, [0, 1, 0]),
+        (["--labels=5"], 10, [5, 5, 5]),
+        (["--labels=4,2"], 10, [4, 2, 4]),
+        (["--labels=1"], None, [1, 1, 1]),  # The model says that it has none.
+    ],
+)
+def test_labels_are_taken_in_turn(words, num_classes, expected):
+    options = command_line.Flags()
+    labels = options.shared("labels")
+    options.values(["program", *words])
+    assert command_line.labels_in_turn(labels, num_classes, 3) == expected
+
+
+@pytest.mark.parametrize("text, least, wanted", [("1,x", None, ""), ("", None, ""), ("3,0", 1, " of 1 or more")])
+def test_what_is_no_list_of_integers_is_named(text, least, wanted):
+    options = command_line.Flags()
+    seeds = options.list("seeds", None, "Some.")
+    options.values(["program", "--seeds=-3,7"])
+    assert command_line.integers(seeds) == command_line.integers(seeds, least=-3) == [-3, 7]
+    options.values(["program", f"--seeds={text}"])
+    with pytest.raises(UserError) as caught:
+        command_line.integers(seeds, least)
+    assert str(caught.value) == f"--seeds must be integers{wanted}. Received: {text or 'nothing'}"
+
+
+def test_only_the_flags_of_sampling_that_a_command_has_are_its_arguments():
+    options = command_line.Flags()
+    options.shared("grid"), options.shared("sampler", repeatable=True), options.shared("seed")
+    options.values(["program", "--sampler=ddim", "--sampler=heat"])
+    assert options.sampling_arguments() == {"grid": None, "sampler": ["ddim", "heat"]}
+    options = command_line.Flags()
+    options.sampling()
+    options.values(["program", "--eta=0.5", "--num_steps=3"])
+    assert options.sampling_arguments() == {
+        "sampler": None, "num_steps": 3, "grid": None, "eta": 0.5, "delta": None,
+    }  # fmt: skip
 
 
 def test_sample_writes_a_grid_and_single_files(trained_run, trained_model, tmp_path):
@@ -185,7 +262,7 @@ def test_sample_writes_a_grid_and_single_files(trained_run, trained_model, tmp_p
 
 def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
     arguments = ["--num_images", 5, "--num_steps", 3, "--precision", "mixed_bfloat16"]
-    result = commands.run("sample", "--model", trained_run / "model.keras", *arguments, cwd=tmp_path)
+    result = commands.call("sample", "--model", trained_run / "model.keras", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
     grid = np.asarray(Image.open(tmp_path / "samples.png"), np.float32)
@@ -201,10 +278,10 @@ def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
 
 def test_export_and_verify(trained_run, tmp_path):
     arguments = ["--model", trained_run / "model.keras", "--out", "served", "--precision", "mixed_bfloat16"]
-    result = commands.run("export", *arguments, cwd=tmp_path)
+    result = commands.call("export", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "export: served/1" in result.stdout
-    result = commands.run("export", "--verify", "served/1", cwd=tmp_path)
+    result = commands.call("export", "--verify", "served/1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "served/1 is sound" in result.stdout
     graph = saved_model_pb2.SavedModel.FromString((tmp_path / "served" / "1" / "saved_model.pb").read_bytes())
@@ -226,11 +303,9 @@ WAYS = {
 def test_sample_knows_other_ways_to_use_seeds(trained_run, trained_model, tmp_path):
     Image.new("RGB", (20, 10), (200, 200, 200)).save(tmp_path / "grey.png")
     common = ["--model", trained_run / "model.keras", "--num_images", 3, "--seed", 7, "--sampler", "ancestral"]
-    processes = {
-        name: subprocess.Popen(commands.command("sample", *common, *flags, "--out_dir", name), cwd=tmp_path)
-        for name, (flags, _) in WAYS.items()
-    }
-    assert {name: process.wait(300) for name, process in processes.items()} == dict.fromkeys(WAYS, 0)
+    for name, (flags, _) in WAYS.items():
+        result = commands.call("sample", *common, *flags, "--out_dir", name, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
     pictures = {
         name: np.stack([np.asarray(Image.open(path), int) for path in sorted((tmp_path / name).glob("*.png"))])
         for name in WAYS

@@ -50,7 +50,7 @@ def test_without_a_chief_the_first_worker_is_it(monkeypatch):
 @pytest.mark.parametrize("text", ["", "{}", '{"cluster": {}}', '{"cluster": null, "task": null}'])
 def test_no_cluster_is_this_process_alone(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
-    assert open_devices()[1:3] == (0, 1)
+    assert open_devices() == Devices(tf.distribute.get_strategy(), worker=0, num_workers=1)
     with pytest.raises(UserError, match="strategy multi_worker needs the environment variable TF_CONFIG"):
         open_devices("multi_worker")
 
@@ -149,3 +149,10 @@ def test_devices_describe_themselves():
     assert Devices(_Replicas(2)).describe() == "2 replicas on CPU"
     assert Devices(_Replicas(4), 1, 2).describe() == "worker 1 of 2, 4 replicas on CPU"
     assert Devices(_Replicas(2), 1, 2, False).describe() == "worker 1 of 2, 2 replicas on CPU of its own"
+
+
+def test_means_over_workers_are_exact_for_whole_numbers(two_replicas):
+    joined = Devices(two_replicas, worker=0, num_workers=2)
+    # One more than float32 can hold apart from its neighbours.
+    assert joined.mean([2**24 + 1, 0.25]) == [2**24 + 1, 0.25]
+    assert joined.mean([2**40 + 1, -0.5]) == [2**40 + 1, -0.5]

@@ -16,7 +16,7 @@ import tf_blurdiff as bd
 from tests.support import commands
 from tests.support.models import make, randomized, small_network
 from tf_blurdiff import generation
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.generation import generate
@@ -102,7 +102,7 @@ def test_colour_images_keep_their_channels(tmp_path):
     model = bd.DiffusionModel(network, bd.process.blurring(sigma_blur_max=4.0), image_shape=(8, 6, 3))
     rng = np.random.default_rng(0)
     model.adapt([rng.uniform(-1, 1, (64, 8, 6, 3)).astype("float32")])
-    for average in model.averages:
+    for average in model.ema_weights:
         average.assign(0.1 * rng.normal(size=average.shape))
     generate(model, [1, 2], tmp_path / "set.npz", ONE, num_steps=2)
     with np.load(tmp_path / "set.npz") as file:
@@ -111,13 +111,13 @@ def test_colour_images_keep_their_channels(tmp_path):
 
 def drawn(monkeypatch):
     """A list that will hold every seed that is drawn from now on."""
-    seeds, call = [], generation._Drawing.__call__
+    seeds, call = [], generation._BatchSampler.__call__
 
     def recorded(self, batch, labels):
         seeds.extend(batch)
         return call(self, batch, labels)
 
-    monkeypatch.setattr(generation._Drawing, "__call__", recorded)
+    monkeypatch.setattr(generation._BatchSampler, "__call__", recorded)
     return seeds
 
 
@@ -223,7 +223,7 @@ def test_images_of_another_model_are_not_mixed(tmp_path, change):
     model = randomized(make(num_steps=2))
     generate(model, [1, 2], tmp_path, ONE)
     if change == "weight":
-        model.averages[0].assign(model.averages[0] + 1e-6)
+        model.ema_weights[0].assign(model.ema_weights[0] + 1e-6)
     else:
         model.clip_stds = 2.5
     with pytest.raises(UserError, match=r"made otherwise: model \('[0-9a-f]{16}' there, '[0-9a-f]{16}' here\);"):
@@ -312,7 +312,7 @@ def test_too_large_a_batch_is_named(plain, tmp_path, monkeypatch):
     def fail(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nhint")
 
-    monkeypatch.setattr(generation._Drawing, "__call__", fail)
+    monkeypatch.setattr(generation._BatchSampler, "__call__", fail)
     with pytest.raises(UserError, match="batch_size must be smaller: 512 images do not fit"):
         generate(plain, [1, 2], tmp_path, ONE, batch_size=512)
 

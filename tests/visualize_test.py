@@ -1,9 +1,7 @@
-"""The command line, in one process for many commands: most of each would be TensorFlow's start."""
+"""What `visualize` draws and says, in this process: most of each command would be TensorFlow's start."""
 
 import csv
-import json
-import subprocess
-import sys
+import functools
 
 import numpy as np
 import pytest
@@ -11,42 +9,9 @@ from PIL import Image
 
 from tests.support import commands
 from tests.support.models import PROCESSES, make, randomized, small_network
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff import visualize
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.visualization import inspection
-
-# Reads lists of arguments from stdin, and answers each as the command line would: [status, stdout, stderr].
-SERVER = """
-import contextlib, functools, io, json, sys
-from absl import flags
-from tf_blurdiff import command_line, visualize
-
-visualize.load_model = functools.cache(visualize.load_model)
-for arguments in json.load(sys.stdin):
-    flags.FLAGS.unparse_flags()
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    sys.argv = ["visualize", *arguments]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            command_line.run(visualize.main)
-            status = 0
-        except SystemExit as end:
-            status = end.code or 0
-    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-def answers(commands_, folder):
-    arguments = json.dumps([["--what", *map(str, command)] if command else [] for command in commands_])
-    result = subprocess.run(
-        [sys.executable, "-c", SERVER], input=arguments, cwd=folder, capture_output=True, text=True, timeout=300
-    )
-    assert result.returncode == 0, result.stderr
-    lines = result.stdout.splitlines()
-    assert len(lines) == len(commands_), result.stderr
-    return [json.loads(line) for line in lines]
-
 
 # A name: the command, and what its one message must say.
 MODEL, BY_LEVEL = ("--model", "model.keras"), ("--model", "by_level.keras")
@@ -149,22 +114,27 @@ def folder(models, tmp_path_factory):
 def answered(folder):
     listed = {name: command for name, (command, _) in MISTAKES.items()} | WORKING
     (folder / "schedules.png").write_text("an older one")
-    return dict(zip(listed, answers(listed.values(), folder)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(visualize, "load_model", functools.cache(visualize.load_model))
+        return {
+            name: commands.call("visualize", *(["--what", *command] if command else []), cwd=folder)
+            for name, command in listed.items()
+        }
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_message_and_status_2(answered, name):
-    status, output, errors = answered[name]
-    assert status == 2, errors
-    assert MISTAKES[name][1] in errors
-    assert len(errors.splitlines()) == 1 and not output, errors
+    result = answered[name]
+    assert result.returncode == 2, result.stderr
+    assert MISTAKES[name][1] in result.stderr
+    assert len(result.stderr.splitlines()) == 1 and not result.stdout, result.stderr
 
 
 def test_what_was_drawn_is_said_and_nothing_else_is_left(answered, folder):
     for name in WORKING:
-        status, output, errors = answered[name]
-        assert status == 0, errors
-        for line in output.splitlines()[-len([each for each in WORKING[name] if each == "--out"]) or -1 :]:
+        result = answered[name]
+        assert result.returncode == 0, result.stderr
+        for line in result.stdout.splitlines()[-len([each for each in WORKING[name] if each == "--out"]) or -1 :]:
             assert (folder / line.split(": ")[1]).is_file()
     made = {path.name for path in folder.iterdir()} - {"model.keras", "by_level.keras", "labels.keras"}
     assert made == {
@@ -176,7 +146,7 @@ def test_what_was_drawn_is_said_and_nothing_else_is_left(answered, folder):
 
 def test_sampling_shows_its_progress(answered):
     for name in ("trajectory", "interpolate", "solvers"):
-        assert "100%" in answered[name][2]
+        assert "100%" in answered[name].stderr
 
 
 def pictures_of(path, count, size):
@@ -203,7 +173,7 @@ def test_forward_shows_the_four_families(answered, folder):
 
 def test_forward_follows_configs_and_overrides(answered, folder):
     pictures = pictures_of(folder / "configs.apng", 2, 8)
-    from tf_blurdiff.config.schema import build_process, load_config
+    from tf_blurdiff.config.loading import build_process, load_config
 
     for number, name in enumerate(("digits", "digits_cold")):
         process = build_process(load_config(name, ["process.sigma_blur_max=0.7"]))
@@ -234,18 +204,12 @@ def test_errors_of_solvers_are_in_the_table_and_printed(answered, folder, models
         rows = list(csv.DictReader(file))
     expected = inspection.solver_errors(models["model"], [3, 4], [2, 4], 8, grid="quadratic")
     assert len(rows) == len(expected) == 6
-    printed = answered["solvers"][1].splitlines()
+    printed = answered["solvers"].stdout.splitlines()
     for row, error, line in zip(rows, expected, printed[1:]):
         assert (row["sampler"], row["grid"], int(row["num_steps"])) == error[:3]
         assert float(row["error"]) == pytest.approx(error.error, rel=1e-3, abs=1e-6)
         assert line.split()[:3] == [error.sampler, error.grid, str(error.num_steps)]
         assert float(line.split()[3]) == pytest.approx(error.error, rel=1e-2, abs=1e-6)
-
-
-def test_help_answers(tmp_path):
-    result = commands.run("visualize", "--help", cwd=tmp_path)
-    assert result.returncode == 0 and not result.stderr
-    assert "--reference_steps" in result.stdout and "python -m tf_blurdiff.visualize" in result.stdout
 
 
 def test_it_runs_as_a_user_starts_it(tmp_path):

@@ -3,20 +3,23 @@
 Every worker runs the same program; TF_CONFIG tells each where the others are and which one it is itself.
 """
 
+import dataclasses
+import functools
 import json
 import os
 import re
 import sys
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, one_of
 
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
-class Devices(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Devices:
     """A strategy of tf.distribute, and this process's place in it.
 
     A replica is one device's copy of the model. Replicas are numbered over all workers, and a worker's own follow one
@@ -29,41 +32,49 @@ class Devices(NamedTuple):
     in_step: bool = True
 
     @property
-    def is_chief(self):
+    def is_chief(self) -> bool:
         """Whether this worker is the one that writes."""
         return self.worker == 0
 
     @property
-    def num_replicas(self):
+    def num_replicas(self) -> int:
         """Of all workers, if they are in step."""
         return self.strategy.num_replicas_in_sync
 
     @property
-    def own_replicas(self):
+    def own_replicas(self) -> range:
         """The numbers of this worker's replicas."""
         if not self.in_step:
             return range(self.num_replicas)
         count = self.num_replicas // self.num_workers
         return range(self.worker * count, (self.worker + 1) * count)
 
-    def mean_function(self):
-        """A function that takes a list of numbers and returns their means over all workers, which must all call it."""
-        if self.num_workers == 1:
-            return lambda values: [float(value) for value in values]
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The means of some numbers over all workers, which must all call it; in float64, so whole numbers are exact.
 
-        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float32)])
+        Example:
+            >>> Devices(tf.distribute.get_strategy()).mean([2, 0.5])
+            [2.0, 0.5]
+        """
+        if self.num_workers == 1:
+            return [float(value) for value in values]
+        return self._traced_mean(tf.constant(values, tf.float64)).numpy().tolist()
+
+    @functools.cached_property
+    def _traced_mean(self):
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec([None], tf.float64)])
         def mean(values):
             own = self.strategy.run(tf.identity, args=(values,))
             return self.strategy.reduce(tf.distribute.ReduceOp.MEAN, own, axis=None)
 
-        return lambda values: mean(tf.constant(values, tf.float32)).numpy().tolist()
+        return mean
 
     @property
-    def kind(self):
+    def kind(self) -> str:
         """What computes, "GPU" or "CPU"."""
         return "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
-    def describe(self):
+    def describe(self) -> str:
         """One line for people."""
         replicas = f"{self.num_replicas} replica{'s' if self.num_replicas > 1 else ''} on {self.kind}"
         if self.num_workers == 1:
@@ -71,7 +82,7 @@ class Devices(NamedTuple):
         return f"worker {self.worker} of {self.num_workers}, {replicas}{'' if self.in_step else ' of its own'}"
 
 
-def open_devices(name="auto", replicas=None, in_step=True):
+def open_devices(name: str = "auto", replicas: int | None = None, in_step: bool = True) -> Devices:
     """Makes the devices of this process ready; call it before TensorFlow has computed anything.
 
     Args:
@@ -92,8 +103,7 @@ def open_devices(name="auto", replicas=None, in_step=True):
         >>> open_devices("one_device").num_replicas
         1
     """
-    if name not in STRATEGIES:
-        raise UserError(f"strategy must be one of {', '.join(STRATEGIES)}. Received: {name!r}")
+    one_of("strategy", name, STRATEGIES)
     if replicas is not None and replicas < 1:
         raise UserError(f"replicas must be 1 or more, or null. Received: {replicas!r}")
     workers, worker = _workers()

@@ -8,75 +8,70 @@ Every --model is sampled with every --sampler in every --num_steps. The same com
 are missing. docs/evaluation.md says what the figures mean, and which may be called FID.
 """
 
-import datetime
-import hashlib
-import importlib.metadata
 import json
-import pathlib
-import platform
-import shlex
 import sys
 
-from absl import flags
-
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
-from tf_blurdiff.devices import STRATEGIES, open_devices
-from tf_blurdiff.diffusion.grids import GRIDS
-from tf_blurdiff.diffusion.samplers import SAMPLERS
-from tf_blurdiff.errors import UserError
-from tf_blurdiff.evaluation.features import default_features, open_features
-from tf_blurdiff.evaluation.reference import Reference
-from tf_blurdiff.evaluation.report import notes, score_table, write_report
-from tf_blurdiff.evaluation.scores import BITS, METRICS, Samples, draw_samples, open_candidates, score
+from tf_blurdiff.config import build_images, load_config
+from tf_blurdiff.devices import open_devices
+from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.evaluation import (
+    BOUND,
+    METRICS,
+    BoundSettings,
+    Reference,
+    SampleSettings,
+    as_text,
+    default_features,
+    describe_run,
+    draw_samples,
+    open_candidates,
+    open_features,
+    score,
+    write_report,
+)
 from tf_blurdiff.files import writable_folder
 
-_MODEL = flags.DEFINE_multi_string(
-    "model", None, "A model: a .keras file, or digits or fashion_mnist, which are shipped; repeatable.", required=True
-)
-_CONFIG = flags.DEFINE_string(
-    "config", None, "YAML file, or the name of one that is shipped: its data are the real images.", required=True
-)
-_SET = flags.DEFINE_multi_string("set", [], "Overrides one value of the config, as in data.split=test; repeatable.")
-_OUT_DIR = flags.DEFINE_string("out_dir", "report", "The folder for report.html, report.json, pictures and samples.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 10_000, "Samples of each model, sampler and number of steps.")
-_NUM_REFERENCE = flags.DEFINE_integer("num_reference", None, "Real images, evenly spaced (default: all).")
-_METRICS = flags.DEFINE_list("metrics", list(METRICS), f"Some of {','.join(METRICS)}.")
-_FEATURES = flags.DEFINE_multi_string(
+FLAGS = command_line.Flags()
+_MODEL = FLAGS.shared("model", repeatable=True, required=True)
+_CONFIG = FLAGS.shared("config", required=True)
+_SET = FLAGS.shared("set")
+_OUT_DIR = FLAGS.string("out_dir", "report", "The folder for report.html, report.json, pictures and samples.")
+_NUM_IMAGES = FLAGS.integer("num_images", 10_000, "Samples of each model, sampler and number of steps.")
+_NUM_REFERENCE = FLAGS.integer("num_reference", None, "Real images, evenly spaced (default: all).")
+_METRICS = FLAGS.list("metrics", list(METRICS), f"Some of {','.join(METRICS)}.")
+_FEATURES = FLAGS.multi_string(
     "features",
     None,
-    "pixels, dct_energies, efficientnet_lite0, classifier:PATH or inception:PATH; repeatable (default: pixels, if they "
-    "are few, and dct_energies).",
+    "pixels, dct_energies, efficientnet_lite0, classifier:PATH or inception:PATH (default: pixels, if they are few, "
+    "and dct_energies)",
 )
-_SAMPLER = flags.DEFINE_multi_enum("sampler", None, list(SAMPLERS), "A sampler; repeatable (default: the model's own).")
-_NUM_STEPS = flags.DEFINE_multi_integer(
-    "num_steps", None, "Calls of the network; repeatable (default: the model's own)."
-)
-_GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "Times of the steps (default: the model's or sampler's own).")
-_ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim, from 0 (deterministic) to 1 (ancestral).")
-_DELTA = flags.DEFINE_float("delta", None, "Noise of heat (default: 1.25 times the process's sigma).")
-_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "Strength of guidance by the label; 1 for none.")
-_SEED = flags.DEFINE_integer("seed", 0, "The first sample's seed.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples in the memory of one device at once.")
-_BITS_IMAGES = flags.DEFINE_integer("bits_images", BITS.num_images, "Real images for bits per dimension.")
-_BITS_STEPS = flags.DEFINE_integer("bits_steps", BITS.num_steps, "Steps of the bound.")
-_BITS_TIMES = flags.DEFINE_integer(
-    "bits_times", BITS.num_times, "At how many of them the network is called, a divisor."
-)
-_CACHE_DIR = flags.DEFINE_string("cache_dir", "~/.cache/tf_blurdiff", "Where the real images' features are kept.")
-_STRATEGY = flags.DEFINE_enum("strategy", "auto", STRATEGIES, "Devices for sampling.")
-_REPLICAS = flags.DEFINE_integer("replicas", None, "With --strategy mirrored: how many devices (default: all GPUs).")
+_SAMPLER = FLAGS.shared("sampler", repeatable=True)
+_NUM_STEPS = FLAGS.shared("num_steps", repeatable=True)
+_GRID, _ETA, _DELTA = FLAGS.shared("grid"), FLAGS.shared("eta"), FLAGS.shared("delta")
+_GUIDANCE_SCALE = FLAGS.shared("guidance_scale")
+_SEED = FLAGS.shared("seed")
+_BATCH_SIZE = FLAGS.shared("batch_size")
+_BITS_IMAGES = FLAGS.integer("bits_images", BOUND.num_images, "Real images for bits per dimension.")
+_BITS_STEPS = FLAGS.integer("bits_steps", BOUND.num_steps, "Steps of the bound.")
+_BITS_TIMES = FLAGS.integer("bits_times", BOUND.num_times, "At how many of them the network is called, a divisor.")
+_CACHE_DIR = FLAGS.string("cache_dir", "~/.cache/tf_blurdiff", "Where the real images' features are kept.")
+_STRATEGY = FLAGS.shared("strategy")
+_REPLICAS = FLAGS.shared("replicas")
 
 
-def main():
+def main() -> None:
     """Evaluates, prints the scores and says where the report is."""
     _check_flags()
-    config = load_config(_CONFIG.value, _SET.value)
-    out_dir = _place()
+    config, config_name = load_config(_CONFIG.value, _SET.value), " ".join([_CONFIG.value, *_SET.value])
+    # Made before hours of sampling, not after.
+    cache_dir = writable_folder(_CACHE_DIR.value, f"--cache_dir {_CACHE_DIR.value}")
+    out_dir = writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}")
     devices = open_devices(_STRATEGY.value, _REPLICAS.value, in_step=False)
     reference = Reference(build_images(config), _NUM_REFERENCE.value, verbose=True)
-    networks = [open_features(name, config.image_shape) for name in _features(config.image_shape)]
-    samples = Samples(
+    names = _FEATURES.value or default_features(config.image_shape)
+    networks = [open_features(name, config.image_shape) for name in names]
+    samples = SampleSettings(
         _NUM_IMAGES.value, _SEED.value, _GRID.value, _ETA.value, _DELTA.value, _GUIDANCE_SCALE.value, _BATCH_SIZE.value
     )
     ways = _SAMPLER.value or (None,), _NUM_STEPS.value or (None,), _METRICS.value
@@ -86,70 +81,29 @@ def main():
     if not devices.is_chief:
         print("the images of this worker are made; the first worker writes the report when all are")
         return
-    bits = BITS._replace(num_images=_BITS_IMAGES.value, num_steps=_BITS_STEPS.value, num_times=_BITS_TIMES.value)
+    bound = BoundSettings(_BITS_IMAGES.value, _BITS_STEPS.value, _BITS_TIMES.value)
     scored, real = score(
-        candidates, reference, networks, samples, out_dir, _CACHE_DIR.value, _METRICS.value, bits, verbose=True
+        candidates, reference, networks, samples, out_dir, cache_dir, _METRICS.value, bound, verbose=True
     )
-    as_json, as_html = write_report(scored, real, reference, _about(config, real, devices), out_dir)
-    _print(json.loads(as_json.read_text()))
+    command = ["python", "-m", "tf_blurdiff.evaluate", *sys.argv[1:]]
+    about = describe_run(command, config, config_name, real, devices)
+    as_json, as_html = write_report(scored, real, reference, about, out_dir)
+    print(as_text(json.loads(as_json.read_text())))
     print(f"figures: {as_json}\nreport: {as_html}")
 
 
-def _check_flags():
-    if _NUM_REFERENCE.value is not None and _NUM_REFERENCE.value < 1:
-        raise UserError(f"--num_reference must be 1 or more. Received: {_NUM_REFERENCE.value}")
-    if _BITS_IMAGES.value < 2:
-        raise UserError(f"--bits_images must be 2 or more. Received: {_BITS_IMAGES.value}")
-    if not 1 <= _BITS_TIMES.value <= _BITS_STEPS.value or _BITS_STEPS.value % _BITS_TIMES.value:
+def _check_flags() -> None:
+    check_count("--bits_images", _BITS_IMAGES.value, 2)
+    check_count("--bits_times", _BITS_TIMES.value)
+    if _BITS_STEPS.value < 1 or _BITS_STEPS.value % _BITS_TIMES.value:
         raise UserError(f"--bits_times must divide --bits_steps, {_BITS_STEPS.value}. Received: {_BITS_TIMES.value}")
     for flag in (_MODEL, _FEATURES, _SAMPLER, _NUM_STEPS):
         if len(set(flag.value or ())) < len(flag.value or ()):
             raise UserError(f"--{flag.name} must not be given twice with the same value. Received: {flag.value}")
-
-
-def _place():
-    """The report's folder; made before hours of sampling, not after."""
-    cache_dir = _CACHE_DIR.value
-    writable_folder(pathlib.Path(cache_dir).expanduser(), f"--cache_dir {cache_dir}")
-    return writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}")
-
-
-def _features(image_shape):
-    return _FEATURES.value or default_features(image_shape)
-
-
-def _about(config, real, devices):
-    data = config.data
-    where = ", ".join(str(value) for value in (data.source, data.name, data.root) if value)
-    versions = [
-        f"{name} {importlib.metadata.version(name)}" for name in ("tf_blurdiff", "tensorflow", "keras", "numpy")
-    ]
-    as_text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
-    return {
-        "command": shlex.join(["python", "-m", "tf_blurdiff.evaluate", *sys.argv[1:]]),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "config": f"{_CONFIG.value} {' '.join(_SET.value)}".strip(),
-        "config sha256": hashlib.sha256(as_text.encode()).hexdigest()[:16],
-        "real images": f"{where}, split {data.split}: {real['num_images']:,} of {real['of']:,}, not mirrored",
-        "digest of the real images": real["digest"],
-        "samples": "averaged weights, rounded to 8 bits, written as PNG and read again",
-        "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),
-        "devices": devices.describe(),
-    }
-
-
-def _print(report):
-    titles, rows = score_table(report)
-    for row in [titles, ["---"] * len(titles), *rows]:
-        print(f"| {' | '.join(row)} |")
-    for model in report["models"]:
-        bits = model["bits"]
-        if bits:
-            total = bits.get("none") or f"{bits['total']:.4f} ± {bits['standard_error']:.4f}"
-            print(f"bits per dimension of real images, {model['name']}: {total}")
-    for note in notes(report):
-        print(f"- {note}")
+    kinds = [name.partition(":")[0] for name in _FEATURES.value or ()]
+    if len(set(kinds)) < len(kinds):
+        raise UserError(f"--features must be of different kinds. Received: {', '.join(_FEATURES.value)}")
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, FLAGS.values)

@@ -5,25 +5,27 @@ started again while the others go on.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import pathlib
 import shutil
 import time
 import zipfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from keras import ops
+from numpy.typing import ArrayLike
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data import read_image, to_uint8
+from tf_blurdiff.devices import Devices
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import checked_seeds
+from tf_blurdiff.files import write_atomically, writing
+from tf_blurdiff.model import Conditions, DiffusionModel, checked_seeds, images_at_once
 
 # Says beside the images how they were made.
 SETTINGS_FILE = "settings.json"
@@ -31,22 +33,22 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def generate(
-    model,
-    seeds,
-    out,
-    devices,
-    labels=None,
-    guidance_scale=1.0,
+    model: DiffusionModel,
+    seeds: Sequence[int],
+    out: str | os.PathLike,
+    devices: Devices,
+    labels: ArrayLike | None = None,
+    guidance_scale: float = 1.0,
     *,
-    noise_seed=None,
-    batch_size=None,
-    sampler=None,
-    num_steps=None,
-    grid=None,
-    eta=0.0,
-    delta=None,
-    verbose=False,
-):
+    noise_seed: int | None = None,
+    batch_size: int | None = None,
+    sampler: str | None = None,
+    num_steps: int | None = None,
+    grid: str | None = None,
+    eta: float = 0.0,
+    delta: float | None = None,
+    verbose: bool = False,
+) -> None:
     """Writes one image for each seed, those of `DiffusionModel.sample`, whatever number of devices makes them.
 
     Stopped at any moment and called again, it makes what is missing. Files appear whole or not at all, and no more than
@@ -90,69 +92,72 @@ def generate(
     seeds, out = checked_seeds(seeds), pathlib.Path(out)
     if len(np.unique(seeds)) < len(seeds):
         raise UserError(f"seeds must be different from each other. Received: {len(seeds)}, some of them equal")
-    settings, times = model.sampling(sampler, num_steps, grid, eta, delta)
+    settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
     labels, guidance_scales = model.conditions(labels, guidance_scale, len(seeds))
     if np.ndim(guidance_scale):
         raise UserError(f"guidance_scale must be one number for all images. Received: {guidance_scale!r}")
     if noise_seed is not None:
         checked_seeds([noise_seed], "noise_seed")
-    batch_size = model.images_at_once(batch_size)
+    batch_size = images_at_once(model, batch_size)
     model.check_prior()
-    draw = _Drawing(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, times, settings)
-    made_by = {"model": _fingerprint(model), **settings._asdict()}
+    sample_batch = _BatchSampler(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, settings)
+    made_by = {"model": model.fingerprint(), **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
     label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
-    with _one_line_for_what_fails(out, batch_size):
+    wanted = _Wanted(label_of, made_by, model.image_shape)
+    with writing(out), _enough_memory(batch_size):
         if out.suffix == ".npz":
-            _generate_file(out, label_of, made_by, model.image_shape, devices, draw, verbose)
+            _generate_file(out, wanted, devices, sample_batch, verbose)
         else:
-            _generate_folder(out, label_of, made_by, devices, draw, verbose)
+            _generate_folder(out, wanted, devices, sample_batch, verbose)
 
 
-def _generate_folder(folder, label_of, made_by, devices, draw, verbose):
-    _begin(folder, made_by, devices.worker)
-    share = list(label_of)[devices.worker :: devices.num_workers]
-    present = _present(folder)
-    _check_labels(folder, {seed: label_of[seed] for seed in share if _name(seed) in present})
-    missing = [seed for seed in share if _name(seed) not in present]
-    initial = len(share) - len(missing)
-    with tqdm(total=len(share), initial=initial, desc="sampling", unit="image", disable=not verbose) as progress:
-        for seeds in draw.batches(missing):
-            labels = [label_of[seed] for seed in seeds]
-            for seed, label, image in zip(seeds, labels, draw(seeds, labels)):
-                _write_png(folder / _name(seed), image, label)
-            progress.update(len(seeds))
-    if devices.is_chief and devices.num_workers > 1:
-        _wait_for_others(folder, label_of, verbose)
-
-
-def _generate_file(out, label_of, made_by, image_shape, devices, draw, verbose):
+def _generate_file(out, wanted, devices, sample_batch, verbose):
     parts = out.with_name(f"{out.name}.parts")
     if out.exists():
-        _check_file(out, label_of, made_by)
+        wanted.check_npz(out)
     else:
-        _generate_folder(parts, label_of, made_by, devices, draw, verbose)
+        _generate_folder(parts, wanted, devices, sample_batch, verbose)
         if devices.is_chief:
-            _pack(out, parts, label_of, made_by, image_shape)
+            write_atomically(out, lambda path: wanted.write_npz(path, parts))
     if devices.is_chief:
         shutil.rmtree(parts, ignore_errors=True)
 
 
-class _Drawing:
-    """The traced function, which each replica calls for its rows of a batch."""
+def _generate_folder(folder, wanted, devices, sample_batch, verbose):
+    wanted.begin(folder, devices.worker)
+    share = list(wanted.label_of)[devices.worker :: devices.num_workers]
+    present = _present(folder)
+    wanted.check_labels(folder, [seed for seed in share if _name(seed) in present])
+    missing = [seed for seed in share if _name(seed) not in present]
+    initial = len(share) - len(missing)
+    with tqdm(total=len(share), initial=initial, desc="sampling", unit="image", disable=not verbose) as progress:
+        for seeds in sample_batch.batches(missing):
+            labels = [wanted.label_of[seed] for seed in seeds]
+            for seed, label, image in zip(seeds, labels, sample_batch(seeds, labels)):
+                _write_png(folder / _name(seed), image, label)
+            progress.update(len(seeds))
+    if devices.is_chief and devices.num_workers > 1:
+        _wait_for_others(folder, wanted.label_of, verbose)
 
-    def __init__(self, model, strategy, batch_size, guidance_scale, noise_seed, times, settings):
+
+class _BatchSampler:
+    """Samples batches of seeds on all replicas, with one traced function, which each calls for its rows."""
+
+    def __init__(self, model, strategy, batch_size, guidance_scale, noise_seed, settings):
         self._strategy, self._noise_seed = strategy, noise_seed
         self._rows_per_replica = batch_size
+        times = settings.times(model.process)
 
         def on_replica(*batch):
             rows, _ = global_rows(tf.shape(batch[0])[0] // strategy.num_replicas_in_sync)
             seeds, noise_seeds, labels = (tf.gather(part, rows) for part in batch)
             scales = tf.fill(tf.shape(seeds), guidance_scale)
-            return to_uint8(model.draw(seeds, noise_seeds, labels, scales, times, settings))
+            conditions = Conditions(labels, scales)
+            return to_uint8(model.reverse_process.draw(seeds, noise_seeds, conditions, times, settings))
 
         inputs = [tf.TensorSpec([None], tf.int64)] * 3
-        self._draw = tf.function(lambda *batch: strategy.run(on_replica, args=batch), inputs, autograph=False)
+        self._sample = tf.function(lambda *batch: strategy.run(on_replica, args=batch), inputs, autograph=False)
 
     def batches(self, seeds):
         """Lists of seeds, as many as the replicas draw at once."""
@@ -167,67 +172,79 @@ class _Drawing:
         padding = (0, -len(seeds) % self._strategy.num_replicas_in_sync)
         batch = [tf.constant(np.pad(part, padding, mode="edge"), tf.int64) for part in (seeds, noise_seeds, labels)]
         # Each worker fetches its own replicas' images, so that none has to wait for another.
-        images = self._strategy.experimental_local_results(self._draw(*batch))
+        images = self._strategy.experimental_local_results(self._sample(*batch))
         return np.concatenate([part.numpy() for part in images])[: len(seeds)]
 
 
-# How the images were made
+class _Wanted(NamedTuple):
+    """Which images there are to be: a place that holds others is refused."""
 
+    label_of: dict[int, int | None]  # of each seed; None for a model without labels
+    made_by: dict[str, Any]  # all that an image depends on but its seed and label
+    image_shape: tuple[int, int, int]
 
-def _fingerprint(model):
-    """Of all that an image depends on in the model: its arguments, and the averaged weights."""
-    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True).encode())
-    # Not non_trainable_variables, which has the states of Keras's seed generators, new in every process.
-    variables = [*model.averages, *model.network.non_trainable_weights, model.freq_mean, model.freq_std]
-    if not model.process.ends_in_noise:
-        variables += model.prior.variables
-    for variable in variables:
-        digest.update(np.ascontiguousarray(ops.convert_to_numpy(variable)))
-    return digest.hexdigest()[:16]
+    def begin(self, folder, worker):
+        """Makes the folder, or checks that what is in it was made in the same way."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / SETTINGS_FILE
+        if not path.exists():
+            if _present(folder):
+                raise UserError(
+                    f"{folder} holds images but no {SETTINGS_FILE}; expected an empty folder, or one to resume"
+                )
+            text = json.dumps(self.made_by, indent=1) + "\n"
+            # Of workers that begin together, the last one's stays.
+            write_atomically(path, lambda path: path.write_text(text), writer=f"-{worker}")
+        self._check_settings(folder, path.read_text())
 
+    def check_labels(self, folder, seeds):
+        """Checks those that the image files of these seeds name."""
+        for seed in seeds:
+            label = self.label_of[seed]
+            if label is not None:
+                with Image.open(folder / _name(seed)) as image:
+                    there = image.info.get("label")
+                _refuse(folder, [f"label of seed {seed} ({there} there, {label} here)"] if there != str(label) else [])
 
-def _begin(folder, made_by, worker):
-    """Makes the folder, or checks that what is in it was made in the same way."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SETTINGS_FILE
-    if not path.exists():
-        if _present(folder):
-            raise UserError(f"{folder} holds images but no {SETTINGS_FILE}; expected an empty folder, or one to resume")
-        # Of workers that begin together, the last one's stays.
-        temporary = folder / f".{SETTINGS_FILE}.writing-{worker}"
-        temporary.write_text(json.dumps(made_by, indent=1) + "\n")
-        os.replace(temporary, path)
-    _check_settings(folder, path.read_text(), made_by)
+    def check_npz(self, path):
+        """Checks that a file holds these images."""
+        try:
+            with zipfile.ZipFile(path) as archive:
+                text = archive.comment.decode()
+            with np.load(path) as file:
+                there = {name: file[name].tolist() for name in ("seed", "label") if name in file}
+        except (zipfile.BadZipFile, ValueError, KeyError) as error:
+            raise UserError(f"{path} is there already and is not a whole .npz: {error}") from None
+        self._check_settings(path, text)
+        here = {name: values.tolist() for name, values in self._columns().items()}
+        _refuse(path, [f"{name}s (another list)" for name in here if there.get(name) != here[name]])
 
+    def write_npz(self, path, folder):
+        """Packs a folder's images; as numpy.savez would, but an image at a time."""
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.comment = json.dumps(self.made_by).encode()  # Where it is in nobody's way.
+            with archive.open("image.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(self.label_of), *self.image_shape)}
+                np.lib.format.write_array_header_1_0(member, header)
+                for seed in self.label_of:
+                    member.write(read_image(folder / _name(seed), self.image_shape).tobytes())
+            for name, values in self._columns().items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, values)
 
-def _check_settings(place, text, made_by):
-    try:
-        there = dict(json.loads(text))
-    except (ValueError, TypeError):
-        raise UserError(f"{place} does not say how its images were made; expected another place") from None
-    keys = [key for key in {**made_by, **there} if there.get(key) != made_by.get(key)]
-    _refuse(place, [f"{key} ({there.get(key)!r} there, {made_by.get(key)!r} here)" for key in keys])
+    def _check_settings(self, place, text):
+        try:
+            there = dict(json.loads(text))
+        except (ValueError, TypeError):
+            raise UserError(f"{place} does not say how its images were made; expected another place") from None
+        keys = [key for key in {**self.made_by, **there} if there.get(key) != self.made_by.get(key)]
+        _refuse(place, [f"{key} ({there.get(key)!r} there, {self.made_by.get(key)!r} here)" for key in keys])
 
-
-def _check_labels(folder, label_of):
-    for seed, label in label_of.items():
-        if label is not None:
-            with Image.open(folder / _name(seed)) as image:
-                there = image.info.get("label")
-            _refuse(folder, [f"label of seed {seed} ({there} there, {label} here)"] if there != str(label) else [])
-
-
-def _check_file(out, label_of, made_by):
-    try:
-        with zipfile.ZipFile(out) as archive:
-            text = archive.comment.decode()
-        with np.load(out) as file:
-            there = {name: file[name].tolist() for name in ("seed", "label") if name in file}
-    except (zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise UserError(f"{out} is there already and is not a whole .npz: {error}") from None
-    _check_settings(out, text, made_by)
-    here = {name: values.tolist() for name, values in _columns(label_of).items()}
-    _refuse(out, [f"{name}s (another list)" for name in here if there.get(name) != here[name]])
+    def _columns(self):
+        columns = {"seed": np.array(list(self.label_of), np.int64)}
+        if None not in self.label_of.values():
+            columns["label"] = np.array(list(self.label_of.values()), np.int64)
+        return columns
 
 
 def _refuse(place, differences):
@@ -236,9 +253,6 @@ def _refuse(place, differences):
             f"{place} holds images that were made otherwise: {', '.join(differences)}; expected the same, or another "
             "place"
         )
-
-
-# Files
 
 
 def _name(seed):
@@ -254,49 +268,22 @@ def _write_png(path, image, label):
     text = PngImagePlugin.PngInfo()
     if label is not None:
         text.add_text("label", str(label))
-    temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    pixels = image[:, :, 0] if image.shape[-1] == 1 else image
-    Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
-    os.replace(temporary, path)
+    picture = Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image)
+    write_atomically(path, lambda path: picture.save(path, format="PNG", pnginfo=text), writer=f"-{os.getpid()}")
 
 
 def _wait_for_others(folder, seeds, verbose):
-    names, said = {_name(seed) for seed in seeds}, False
+    names, is_first_look = {_name(seed) for seed in seeds}, True
     while missing := len(names - _present(folder)):
-        if verbose and not said:
+        if verbose and is_first_look:
             print(f"waiting for {missing} images of the other workers", flush=True)
-        said = True
+        is_first_look = False
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
-def _columns(label_of):
-    columns = {"seed": np.array(list(label_of), np.int64)}
-    if None not in label_of.values():
-        columns["label"] = np.array(list(label_of.values()), np.int64)
-    return columns
-
-
-def _pack(out, folder, label_of, made_by, image_shape):
-    temporary = out.with_name(f".{out.name}.writing")
-    with zipfile.ZipFile(temporary, "w") as archive:
-        archive.comment = json.dumps(made_by).encode()  # Where it is in nobody's way.
-        # As numpy.savez would, but an image at a time.
-        with archive.open("image.npy", "w", force_zip64=True) as member:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(label_of), *image_shape)}
-            np.lib.format.write_array_header_1_0(member, header)
-            for seed in label_of:
-                member.write(read_image(folder / _name(seed), image_shape).tobytes())
-        for name, values in _columns(label_of).items():
-            with archive.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, values)
-    os.replace(temporary, out)
-
-
 @contextlib.contextmanager
-def _one_line_for_what_fails(out, batch_size):
+def _enough_memory(batch_size):
     try:
         yield
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror or error}") from error
     except tf.errors.ResourceExhaustedError:
         raise UserError(f"batch_size must be smaller: {batch_size} images do not fit in a device's memory") from None

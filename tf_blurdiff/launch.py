@@ -18,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-
-from absl import flags
+from collections.abc import Sequence
+from typing import TextIO
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.training.interruption import Interruption
+from tf_blurdiff.training import Interruption
 
 _POLL_SECONDS = 0.1
 # After a signal the workers stop together, unless one does not hear it, or waits for one that is gone.
@@ -33,11 +33,12 @@ _CALM_PROGRESS = {"TQDM_MININTERVAL": "10"}
 # A user's mistake is one on every try.
 _HOPELESS = 2
 
-_NUM_WORKERS = flags.DEFINE_integer("num_workers", 2, "How many processes.", lower_bound=1)
-_MAX_RESTARTS = flags.DEFINE_integer("max_restarts", 3, "How often all are started again.", lower_bound=0)
+FLAGS = command_line.Flags()
+_NUM_WORKERS = FLAGS.integer("num_workers", 2, "How many processes.", lower_bound=1)
+_MAX_RESTARTS = FLAGS.integer("max_restarts", 3, "How often all are started again.", lower_bound=0)
 
 
-def main():
+def main() -> None:
     """Launches, and ends with the workers' status."""
     if "--" not in sys.argv or sys.argv[-1] == "--":
         raise UserError("give the command after --, such as -- python -m tf_blurdiff.train --config digits.yaml")
@@ -45,7 +46,7 @@ def main():
     sys.exit(run_workers(command, _NUM_WORKERS.value, _MAX_RESTARTS.value))
 
 
-def run_workers(command, num_workers, max_restarts=3, output=None):
+def run_workers(command: Sequence[str], num_workers: int, max_restarts: int = 3, output: TextIO | None = None) -> int:
     """Runs a command as so many workers of a TF_CONFIG until all have ended well.
 
     When one ends otherwise, the rest are stopped, and all are started again: a command that goes on from its last
@@ -166,4 +167,4 @@ def _mark_lines(process, number, output):
 
 
 if __name__ == "__main__":
-    command_line.run(main, takes_command=True)
+    command_line.run(main, FLAGS.values, takes_command=True)

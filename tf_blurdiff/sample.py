@@ -15,58 +15,41 @@ only what is missing. Other ways to use seeds, one at a time; but for the first,
     --trajectory               what one seed's image looked like on its way
 """
 
-import pathlib
-
 import numpy as np
-from absl import flags
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.pictures import save_grid, save_png
-from tf_blurdiff.data.sources import to_unit_range
-from tf_blurdiff.devices import STRATEGIES, open_devices
-from tf_blurdiff.diffusion.grids import GRIDS
-from tf_blurdiff.diffusion.samplers import SAMPLERS
+from tf_blurdiff.data import read_image, save_grid, save_png, to_unit_range
+from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import writable_file, writable_folder
+from tf_blurdiff.files import writable_file, writable_folder, writing
 from tf_blurdiff.generation import SETTINGS_FILE, generate
-from tf_blurdiff.model.diffusion_model import load_model
-from tf_blurdiff.networks.precision import PRECISIONS
+from tf_blurdiff.model import load_model
 
-_MODEL = flags.DEFINE_string(
-    "model", None, "The model: a .keras file, or digits or fashion_mnist, which are shipped.", required=True
-)
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 64, "How many images.")
-_NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Calls of the network (default: the model's own).")
-_SAMPLER = flags.DEFINE_enum("sampler", None, list(SAMPLERS), "The sampler (default: the model's own).")
-_GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "Times of the steps (default: the model's or sampler's own).")
-_ETA = flags.DEFINE_float("eta", 0.0, "Noise of ddim, from 0 (deterministic) to 1 (ancestral).")
-_DELTA = flags.DEFINE_float("delta", None, "Noise of heat (default: 1.25 times the process's sigma).")
-_SEED = flags.DEFINE_integer("seed", 0, "The first image's seed.")
-_LABELS = flags.DEFINE_list("labels", None, "Labels to take in turn, for a model with labels (default: all classes).")
-_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "Above 1: images more typical of their label.")
-_NOISE_SEED = flags.DEFINE_integer("noise_seed", None, "One seed for the steps' noise of all images.")
-_INTERPOLATE_TO = flags.DEFINE_integer("interpolate_to", None, "Go from --seed to this seed.")
-_DETAIL_SEED = flags.DEFINE_integer("detail_seed", None, "The first image's seed of details.")
-_CUTOFF = flags.DEFINE_float("cutoff", 0.25, "For --detail_seed: where details begin, of the highest frequency.")
-_IMAGE = flags.DEFINE_string("image", None, "A picture to start from.")
-_STRENGTH = flags.DEFINE_float("strength", 1.0, "With --image: how much of the process is undone, from 0 to 1.")
-_TRAJECTORY = flags.DEFINE_bool("trajectory", False, "Show z_t of the first seed at --num_images times of its way.")
-_PRECISION = flags.DEFINE_enum(
-    "precision", None, list(PRECISIONS), "Of the network's arithmetic (default: as the model was trained)."
-)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Images at once (default: by their size).", lower_bound=1)
-_OUT = flags.DEFINE_string(
+FLAGS = command_line.Flags()
+_MODEL = FLAGS.shared("model", required=True)
+_NUM_IMAGES = FLAGS.integer("num_images", 64, "How many images.")
+FLAGS.sampling()
+_SEED = FLAGS.shared("seed")
+_LABELS = FLAGS.shared("labels")
+_GUIDANCE_SCALE = FLAGS.shared("guidance_scale")
+_NOISE_SEED = FLAGS.integer("noise_seed", None, "One seed for the steps' noise of all images.")
+_INTERPOLATE_TO = FLAGS.integer("interpolate_to", None, "Go from --seed to this seed.")
+_DETAIL_SEED = FLAGS.integer("detail_seed", None, "The first image's seed of details.")
+_CUTOFF = FLAGS.float("cutoff", 0.25, "For --detail_seed: where details begin, of the highest frequency.")
+_IMAGE = FLAGS.string("image", None, "A picture to start from.")
+_STRENGTH = FLAGS.float("strength", 1.0, "With --image: how much of the process is undone, from 0 to 1.")
+_TRAJECTORY = FLAGS.bool("trajectory", False, "Show z_t of the first seed at --num_images times of its way.")
+_PRECISION = FLAGS.shared("precision")
+_BATCH_SIZE = FLAGS.shared("batch_size")
+_OUT = FLAGS.string(
     "out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png); or .npz file for all."
 )
-_OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for one PNG file per image, named after its seed.")
-_STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", list(STRATEGIES), "For --out_dir and .npz; auto: the workers of TF_CONFIG, or all GPUs."
-)
-_REPLICAS = flags.DEFINE_integer("replicas", None, "With --strategy mirrored: how many devices (default: all GPUs).")
+_OUT_DIR = FLAGS.string("out_dir", None, "Folder for one PNG file per image, named after its seed.")
+_STRATEGY = FLAGS.shared("strategy")
+_REPLICAS = FLAGS.shared("replicas")
 
 
-def main():
+def main() -> None:
     """Samples, and says where the pictures are."""
     if _NUM_IMAGES.value < 1:
         raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")
@@ -92,8 +75,7 @@ def _generate(out, out_dir):
         print("the images of this worker are made; the first worker says when all are")
         return
     if out_dir and out:
-        save_grid(np.stack([read_image(out_dir / f"{name}.png", model.image_shape) for name in _names(seeds)]), out)
-        print(f"grid: {out}")
+        _save_grid([read_image(out_dir / f"{name}.png", model.image_shape) for name in _names(seeds)], out)
     print(f"images: {out_dir}/{_names(seeds)[0]}.png ..." if out_dir else f"images: {out}")
 
 
@@ -108,12 +90,18 @@ def _draw(way, out, out_dir):
     model = load_model(_MODEL.value, _PRECISION.value)
     names, images = way(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:
-        save_grid(images, out)
-        print(f"grid: {out}")
+        _save_grid(images, out)
     if out_dir:
-        for name, image in zip(names, images):
-            save_png(image, out_dir / f"{name}.png")
+        with writing(out_dir):
+            for name, image in zip(names, images):
+                save_png(image, out_dir / f"{name}.png")
         print(f"images: {out_dir}/{names[0]}.png ...")
+
+
+def _save_grid(images, out):
+    with writing(out):
+        save_grid(np.stack(images), out)
+    print(f"grid: {out}")
 
 
 def _way():
@@ -161,12 +149,8 @@ def _trajectory(model, count):
 
 def _sampling(model, count):
     return {
-        "num_steps": _NUM_STEPS.value,
-        "sampler": _SAMPLER.value,
-        "grid": _GRID.value,
-        "eta": _ETA.value,
-        "delta": _DELTA.value,
-        "labels": _labels(model.num_classes, count),
+        **FLAGS.sampling_arguments(),
+        "labels": command_line.labels_in_turn(_LABELS, model.num_classes, count),
         "guidance_scale": _GUIDANCE_SCALE.value,
         "batch_size": _BATCH_SIZE.value,
         "verbose": True,
@@ -181,33 +165,16 @@ def _names(seeds):
     return [f"seed_{seed}" for seed in seeds]
 
 
-def _labels(num_classes, count):
-    given = _LABELS.value
-    if num_classes is None and given is None:
-        return None
-    try:
-        given = list(range(num_classes or 1)) if given is None else [int(label) for label in given]
-    except ValueError as error:
-        raise UserError(f"--labels must be integers. Received: {','.join(_LABELS.value)}") from error
-    if not given:
-        raise UserError("--labels must be integers. Received: nothing")
-    return [given[i % len(given)] for i in range(count)]
-
-
 def _is_npz(path):
     return path is not None and path.suffix == ".npz"
 
 
 def _places():
     """The file (grid or .npz) and the images' folder, either may be None; made before hours of sampling, not after."""
-    out_dir = pathlib.Path(_OUT_DIR.value) if _OUT_DIR.value else None
-    out = pathlib.Path(_OUT.value or "samples.png") if _OUT.value or not out_dir else None
-    if out_dir:
-        writable_folder(out_dir, f"--out_dir {out_dir}")
-    if out:
-        writable_file(out, f"--out {out}")
-    return out, out_dir
+    out_dir = writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}") if _OUT_DIR.value else None
+    out = _OUT.value or (None if out_dir else "samples.png")
+    return writable_file(out, f"--out {out}") if out else None, out_dir
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, FLAGS.values)

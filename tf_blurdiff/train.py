@@ -9,21 +9,20 @@ with `tensorboard --logdir runs`. docs/training.md is about several GPUs and sev
 
 import pathlib
 
-from absl import flags
-
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import load_config
-from tf_blurdiff.training.loop import train
+from tf_blurdiff.config import load_config
+from tf_blurdiff.training import train
 
-_CONFIG = flags.DEFINE_string("config", None, "YAML file, or the name of one that is shipped.", required=True)
-_RUN_DIR = flags.DEFINE_string("run_dir", None, "Where the run is kept (default: runs/NAME of the config).")
-_SET = flags.DEFINE_multi_string("set", [], "Overrides one value of the config, as in train.steps=200; repeatable.")
-_OVERRIDE_CONFIG = flags.DEFINE_bool(
+FLAGS = command_line.Flags()
+_CONFIG = FLAGS.shared("config", required=True)
+_RUN_DIR = FLAGS.string("run_dir", None, "Where the run is kept (default: runs/NAME of the config).")
+_SET = FLAGS.shared("set")
+_OVERRIDE_CONFIG = FLAGS.bool(
     "override_config", False, "Go on with a run directory that was begun with another config."
 )
 
 
-def main():
+def main() -> None:
     """Trains."""
     config = load_config(_CONFIG.value, _SET.value)
     run_dir = pathlib.Path(_RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem)
@@ -31,4 +30,4 @@ def main():
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    command_line.run(main, FLAGS.values)

@@ -8,10 +8,13 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.support.images import all_of
 from tf_blurdiff.data import folder as image_folder
+from tf_blurdiff.data.batches import training_batches
 from tf_blurdiff.data.folder import Decoder, FileNames
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import DataError, open_images, to_uint8, training_batches
+from tf_blurdiff.data.pictures import DataError, read_image
+from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data.sources import open_images
 
 NOT_IMAGES = {"empty": b"", "text": b"nothing like an image"}
 
@@ -37,7 +40,7 @@ def test_folder_is_sorted_recursive_and_cut_to_the_centre(folder):
     Image.fromarray(wide).save(folder / "b" / "3.png")
     images = open_images("image_folder", 4, 3, root=folder)
     assert (images.num_images, images.image_shape, images.num_classes) == (6, (4, 4, 3), None)
-    pixels = np.stack(list(images.single_images().as_numpy_iterator()))
+    pixels = all_of(images)
     np.testing.assert_allclose(pixels[[0, 1, 2, 4, 5], 0, 0, 0], [100, 0, 50, 150, 200], atol=2)
     # Shrinking takes the mean of two rows of the middle 8 columns.
     np.testing.assert_array_equal(pixels[3], np.broadcast_to(np.array([10, 50, 90, 130])[:, None, None], (4, 4, 3)))
@@ -98,7 +101,7 @@ def test_damaged_files_are_named_once_and_the_next_is_used(damaged, cache_gb, ca
     images = open_grey(damaged, cache_gb=cache_gb)
     assert images.num_images == 10 and not capsys.readouterr().err
     for _ in range(2):
-        values = [int(x[0, 0, 0]) for x in images.single_images()]
+        values = all_of(images)[:, 0, 0, 0].tolist()
         assert values == [0, 10, 20, 50, 50, 50, 60, 70, 80, 0]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
@@ -140,7 +143,7 @@ def test_a_damaged_file_is_tried_once(damaged, monkeypatch):
     )
     images = open_grey(damaged, cache_gb=0)
     for _ in range(3):
-        list(images.single_images())
+        all_of(images)
     assert [tried.count(f"{i}.png") for i in (3, 4, 9)] == [1, 1, 1] and tried.count("7.png") == 3
 
 
@@ -154,16 +157,17 @@ def test_more_damaged_files_than_allowed(damaged, max_corrupt):
             decoder(np.arange(10))
         assert "\n" not in str(caught.value)
     images = open_grey(damaged, max_corrupt=max_corrupt)
-    with pytest.raises(tf.errors.OpError, match=r"DataError: data\.max_corrupt: got"):
-        list(images.single_images())
+    with pytest.raises(DataError, match=r"^data\.max_corrupt: got"), images.plain_errors():
+        list(images.batches(4))
 
 
 @pytest.mark.parametrize("content", NOT_IMAGES.values(), ids=NOT_IMAGES)
 def test_a_folder_where_no_file_can_be_read(tmp_path, content):
     for i in range(5):
         (tmp_path / f"{i}.jpg").write_bytes(content)
-    with pytest.raises(tf.errors.OpError, match=r"DataError: data\.root: none of its 5 image files can be read"):
-        list(training_batches(open_grey(tmp_path), 2, seed=0).take(1))
+    images = open_grey(tmp_path)
+    with pytest.raises(DataError, match=r"^data\.root: none of its 5 image files can be read"), images.plain_errors():
+        list(training_batches(images, 2, seed=0).take(1))
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -173,7 +177,7 @@ def test_a_kept_file_is_decoded_once(folder, monkeypatch, keep):
     # Five pictures of 4x8x3 bytes.
     images = open_images("image_folder", [4, 8], 3, root=folder, cache_gb=(481 if keep else 479) / 1e9)
     for _ in range(3):
-        list(images.single_images())
+        all_of(images)
     assert len(set(decoded)) == 5 and len(decoded) == (5 if keep else 15)
 
 
@@ -193,7 +197,7 @@ def test_names_of_any_bytes(tmp_path):
     Image.new("L", (6, 6), 70).save(tmp_path / "a.png")
     os.rename(tmp_path / "a.png", bytes(tmp_path) + b"/\xff\xfe.png")
     Image.new("L", (6, 6), 50).save(tmp_path / "\u00e9\n.png")
-    assert [int(x[0, 0, 0]) for x in open_grey(tmp_path).single_images()] == [50, 70]
+    assert all_of(open_grey(tmp_path))[:, 0, 0, 0].tolist() == [50, 70]
 
 
 def test_a_folder_that_cannot_be_listed(folder, monkeypatch):

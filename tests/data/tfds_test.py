@@ -3,8 +3,11 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
+from tests.support.images import all_of
 from tf_blurdiff.data import tfds as tfds_images
-from tf_blurdiff.data.sources import DataError, open_images, training_batches
+from tf_blurdiff.data.batches import training_batches
+from tf_blurdiff.data.pictures import DataError
+from tf_blurdiff.data.sources import open_images
 
 
 class TinyPhotos(tfds.core.GeneratorBasedBuilder):
@@ -45,7 +48,7 @@ def test_tfds_with_labels(tfds_dir, tmp_path, cached):
     for _ in range(2):
         images = open_images("tfds", [3, 4], 3, **options, cache_gb=0 if cached else 1e-3)
         assert (images.num_images, images.image_shape, images.num_classes) == (5, (3, 4, 3), 7)
-        pairs = sorted((int(x[0, 0, 0]), int(label)) for x, label in images.single_images(labels=True))
+        pairs = sorted(zip(all_of(images)[:, 0, 0, 0].tolist(), images.labels.tolist()))
         assert pairs == [(40 * i, i + 2) for i in range(5)]
     assert len(list(tmp_path.iterdir())) == cached
     assert open_images("tfds", 3, 1, split="train[:40%]", **options).num_images == 2

@@ -1,12 +1,11 @@
-"""Consistency with an observation is the posterior mean of a linear Gaussian problem, solved densely here."""
+"""Consistency with a measurement is the posterior mean of a linear Gaussian problem, solved densely here."""
 
 import numpy as np
 import pytest
 import scipy.fft
 
-from tf_blurdiff.diffusion.inverse_problems import averaging_matrix, consistent, error_variance
+from tf_blurdiff.diffusion.inverse_problems import Averaged, Blurred, Masked, averaging_matrix, error_variance
 from tf_blurdiff.diffusion.process import Marginal, gaussian
-from tf_blurdiff.model.restoration import averaged, blurred, masked
 
 SHAPE = (6, 12)
 
@@ -41,17 +40,17 @@ OPERATORS = {
 
 
 def observe(kind, operator, x, noise, rng):
-    """The library's observation of pixels x, `[H W]`, and the same as a vector."""
+    """The library's measurement of pixels x, `[H W]`, and the same as a vector."""
     y = operator @ x + noise * rng.normal(size=len(operator))
     if kind == "masked":
         image = np.full(x.shape, 9.0)  # What is under the mask must not matter.
         image[~MASK.ravel()] = y
-        return masked(image.reshape(1, *SHAPE, 1).astype("float32"), MASK[None, :, :, None], [noise]), y
+        return Masked.of(image.reshape(1, *SHAPE, 1).astype("float32"), MASK[None, :, :, None], [noise]), y
     if kind == "blurred":
-        return blurred(y.reshape(1, *SHAPE, 1).astype("float32"), [0.8], [noise]), y
+        return Blurred.of(y.reshape(1, *SHAPE, 1).astype("float32"), [0.8], [noise]), y
     factor = int(kind[-1])
     small = y.reshape(1, SHAPE[0] // factor, SHAPE[1] // factor, 1).astype("float32")
-    return averaged(small, [noise]), y
+    return Averaged.of(small, [noise]), y
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
@@ -61,13 +60,13 @@ def test_it_is_the_posterior_mean(rng, kind, noise):
     size = operator.shape[1]
     variance = np.full(size, 0.7) if kind == "masked" else rng.uniform(0.1, 2.0, size)
     estimate, x = rng.normal(size=size), rng.normal(size=size)
-    observation, y = observe(kind, operator, x, noise, rng)
+    measured, y = observe(kind, operator, x, noise, rng)
     # The estimate and its error's variance are of DCT coefficients.
     a = operator @ basis.T
     gain = variance[:, None] * a.T @ np.linalg.inv(a * variance @ a.T + noise**2 * np.eye(len(a)))
     expected = estimate + gain @ (y - a @ estimate)
     as_image = lambda values: values.reshape(1, *SHAPE, 1).astype("float32")
-    found = consistent(observation, as_image(estimate), as_image(variance))
+    found = measured.consistent(as_image(estimate), as_image(variance))
     np.testing.assert_allclose(np.ravel(found), expected, atol=2e-4)
     assert np.abs(expected - estimate).max() > 0.1
 
@@ -90,12 +89,3 @@ def test_the_error_variance_is_that_of_a_gaussian_coefficient(rng):
     z = alpha * x + sigma * rng.normal(size=x.size)
     residual = x - z * np.cov(x, z)[0, 1] / np.var(z)
     np.testing.assert_allclose(error_variance(1.7, at_t)[0, 0, 0, 0], np.var(residual), rtol=0.02)
-
-
-def test_rows_are_chosen_together(rng):
-    images = rng.uniform(-1, 1, size=(3, 4, 4, 1)).astype("float32")
-    observation = blurred(images, np.array([0.5, 1.0, 2.0], "float32"), np.array([0.1, 0.2, 0.3], "float32"))
-    estimate, variance = np.zeros((3, 4, 4, 1), "float32"), np.ones((3, 4, 4, 1), "float32")
-    whole = consistent(observation, estimate, variance)
-    part = consistent(observation.rows(slice(1, 3)), estimate[1:], variance[1:])
-    np.testing.assert_allclose(part, whole[1:], atol=1e-6)

@@ -11,17 +11,22 @@ import tf_blurdiff as bd
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import Estimate, eps_from_x0
 from tf_blurdiff.diffusion.process import posterior_freq
-from tf_blurdiff.diffusion.samplers import SAMPLERS, Sampling, Step, get_sampler, multistep_step, run_steps
+from tf_blurdiff.diffusion.samplers import (
+    SAMPLERS,
+    Step,
+    default_num_steps,
+    default_sampler,
+    first_state,
+    get_sampler,
+    multistep_step,
+    run_steps,
+)
 
 SIZE = (8, 8)
 PROCESS = bd.process.blurring(sigma_blur_max=4.0)
 PROCESSES = {"blurring": PROCESS, "gaussian": bd.process.gaussian()}
 MEAN = 0.3
 STD = (0.6 / (1.0 + bd.laplacian_eigenvalues(*SIZE)))[None, :, :, None].astype("float32")
-
-
-def settings(sampler, eta=0.0, delta=0.0):
-    return Sampling(sampler, num_steps=0, grid="", eta=eta, delta=delta)
 
 
 def estimate_of(x0_freq, z_freq, at_t, at_s):
@@ -49,14 +54,11 @@ def moments(process, t):
 def traced(sampler, process, eta=0.0, draw_noise=None):
     """The whole loop, of any number of steps."""
     one = get_sampler(sampler)
-    steps = functools.partial(
-        run_steps, lambda step: one.step(step, settings(sampler, eta)), analytic_denoiser, process
-    )
 
     @tf.function(autograph=False, reduce_retracing=True)
     def run(z_freq, times):
-        state = (z_freq, *[tf.zeros_like(z_freq)] * (one.order - 1))
-        return steps(draw_noise, state, times, 0, ops.shape(times)[0] - 1, one.remembers)[0]
+        state, num_steps = first_state(z_freq, one), ops.shape(times)[0] - 1
+        return run_steps(one, analytic_denoiser, process, draw_noise, state, times, 0, num_steps, eta)[0]
 
     return run
 
@@ -131,9 +133,7 @@ def test_ancestral_sampling_has_the_exact_moments(sampler, eta):
 
 def step_from(sampler, z_freq, x0_freq, eps_freq, noise_freq, at_t, at_s, eta=0.0, delta=0.0):
     estimate = Estimate(x0_freq, eps_freq, None if x0_freq is None else at_s.alpha * x0_freq)
-    return get_sampler(sampler).step(
-        Step(z_freq, estimate, noise_freq, at_t, at_s), settings(sampler, eta=eta, delta=delta)
-    )
+    return get_sampler(sampler).step(Step(z_freq, estimate, noise_freq, at_t, at_s, eta=eta, delta=delta))
 
 
 @pytest.mark.parametrize("t, s", [(1.0, 0.9), (0.6, 0.4), (0.02, 0.0)])
@@ -175,7 +175,7 @@ def test_a_multistep_step_is_exact_for_polynomials(rng, order):
     values = polynomial(np.asarray(fine.half_logsnr, np.float64))
     integral = (0.5 * (values[1:] + values[:-1]) * np.diff(rho, axis=0)).sum(axis=0)
     expected = np.asarray(at_s.alpha) * (z_freq / np.asarray(at_t.alpha) + integral)
-    np.testing.assert_allclose(multistep_step(step, None, order), expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(multistep_step(step, order), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_without_calls_before_it_a_multistep_step_is_ddims(rng):
@@ -184,7 +184,7 @@ def test_without_calls_before_it_a_multistep_step_is_ddims(rng):
     estimate = Estimate((z_freq - at_t.sigma * eps_freq) / at_t.alpha, eps_freq, None)
     nothing = ((other, at_t, tf.constant(False)),) * 2
     step = Step(z_freq, estimate, 0.0, at_t, at_s, lambda w: PROCESS.marginal_of(w, *SIZE), nothing)
-    np.testing.assert_array_equal(multistep_step(step, None, 3), get_sampler("ddim").step(step, settings("ddim")))
+    np.testing.assert_array_equal(multistep_step(step, 3), get_sampler("ddim").step(step))
 
 
 def test_without_a_call_before_it_ancestral2_is_ancestral(rng):
@@ -193,16 +193,15 @@ def test_without_a_call_before_it_ancestral2_is_ancestral(rng):
     estimate = Estimate(x0_freq, None, None)
     nothing = ((other, at_t, tf.constant(False)),)
     step = Step(z_freq, estimate, noise_freq, at_t, at_s, None, nothing)
-    np.testing.assert_array_equal(get_sampler("ancestral2").step(step, None), get_sampler("ancestral").step(step, None))
+    np.testing.assert_array_equal(get_sampler("ancestral2").step(step), get_sampler("ancestral").step(step))
 
 
 def exact_images(sampler, process, x0_freq, num_steps=7):
     """Samples with a network that knows x0, from x0 blurred."""
     (at_1,) = marginals(process, 1.0)
     denoise = lambda z_freq, t, at_t, at_s: Estimate(x0_freq, None, at_s.alpha * x0_freq)
-    step = lambda step: get_sampler(sampler).step(step, settings(sampler))
     times = GRIDS["uniform"](num_steps)[:, None]
-    return run_steps(step, denoise, process, None, (at_1.alpha * x0_freq,), times, 0, num_steps)[0]
+    return run_steps(get_sampler(sampler), denoise, process, None, (at_1.alpha * x0_freq,), times, 0, num_steps)[0]
 
 
 def test_cold_diffusions_two_algorithms_agree_for_an_exact_network(rng):
@@ -239,9 +238,9 @@ def test_the_last_step_is_free_of_noise(rng):
 @pytest.mark.parametrize("sampler", ["ddim", "multistep3", "ancestral2"])
 def test_steps_run_in_two_parts_are_the_whole(rng, sampler):
     z_1 = rng.normal(size=(2, *SIZE, 1)).astype("float32")
-    start = (z_1, *[np.zeros_like(z_1)] * (get_sampler(sampler).order - 1))
-    step, times = (lambda step: get_sampler(sampler).step(step, settings(sampler))), GRIDS["uniform"](7)[:, None]
-    run = functools.partial(run_steps, step, analytic_denoiser, PROCESS, None, remembers=get_sampler(sampler).remembers)
+    one, times = get_sampler(sampler), GRIDS["uniform"](7)[:, None]
+    start = first_state(z_1, one)
+    run = functools.partial(run_steps, one, analytic_denoiser, PROCESS, lambda i: np.zeros_like(z_1))
     whole, half = run(start, times, 0, 7), run(start, times, 0, 3)
     np.testing.assert_allclose(run(half, times, 3, 7)[0], whole[0], rtol=1e-5, atol=1e-6)
 
@@ -250,7 +249,7 @@ def test_times_of_each_image_are_its_own(rng):
     """Two images, one of which starts at t = 0.5, in one batch as alone."""
     z = rng.normal(size=(2, *SIZE, 1)).astype("float32")
     times = GRIDS["quadratic"](6)[:, None] * np.array([[1.0, 0.5]], "float32")
-    run = functools.partial(run_steps, lambda step: get_sampler("multistep2").step(step, None), analytic_denoiser)
+    run = functools.partial(run_steps, get_sampler("multistep2"), analytic_denoiser)
     both = run(PROCESS, None, (z, np.zeros_like(z)), times, 0, 6)[0]
     for row in range(2):
         state = (z[row : row + 1], np.zeros_like(z[:1]))
@@ -259,11 +258,26 @@ def test_times_of_each_image_are_its_own(rng):
 
 
 def test_samplers_draw_noise_only_where_it_matters():
-    drawing = lambda name, **kwargs: get_sampler(name).draws_noise(settings(name, **kwargs))
+    drawing = lambda name, eta=0.0, delta=0.0: get_sampler(name).draws_noise(eta, delta)
     assert [drawing("ddim", eta=eta) for eta in (0.0, 0.1, 1.0)] == [False, True, True]
     assert [drawing("heat", delta=delta) for delta in (0.0, 0.1)] == [False, True]
     assert all(map(drawing, ("ancestral", "ancestral2")))
     assert not any(map(drawing, ("multistep2", "multistep3", "cold", "cold_naive")))
+
+
+@pytest.mark.parametrize(
+    "process, prediction, sampler, num_steps",
+    [
+        (bd.process.gaussian(), "v", "ancestral2", 20),
+        (bd.process.blurring(min_gain=0.0), "x0", "ddim", 20),
+        (bd.process.heat_dissipation(num_levels=9), "less_blurred", "heat", 9),
+        (bd.process.heat_dissipation(num_levels=9), "x0", "ddim", 50),
+        (bd.process.cold(num_levels=9), "x0", "cold", 50),
+    ],
+)
+def test_what_goes_with_a_process_and_a_prediction(process, prediction, sampler, num_steps):
+    assert default_sampler(process, prediction) == sampler
+    assert default_num_steps(process, prediction) == num_steps
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 import scipy.linalg
 from scipy.spatial.distance import cdist
 
+from tests.support.images import all_of
 from tests.support.models import images
 from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.evaluation.metrics import (
@@ -35,8 +36,7 @@ def sets(rng):
 @pytest.fixture(scope="module")
 def digits():
     """Real digits, float `[1797, 64]` in [0, 255]."""
-    singles = open_images("digits", image_size=8, channels=1).single_images()
-    return np.stack(list(singles.as_numpy_iterator())).reshape(-1, 64).astype(float)
+    return all_of(open_images("digits", image_size=8, channels=1)).reshape(-1, 64).astype(float)
 
 
 def noisy(digits, level):

@@ -11,21 +11,22 @@ from PIL import Image
 
 from tests.support import commands
 from tests.support.models import make, randomized, small_network
-from tf_blurdiff.data.sources import Images, open_images, to_unit_range
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import Images, open_images
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation import reference
-from tf_blurdiff.evaluation import scores as evaluation
+from tf_blurdiff.evaluation.candidates import SampleSettings, draw_samples, open_candidates
 from tf_blurdiff.evaluation.features import open_features
 from tf_blurdiff.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
 from tf_blurdiff.evaluation.reference import Reference, gather_features, real_features
 from tf_blurdiff.evaluation.report import notes, score_table, write_report
-from tf_blurdiff.evaluation.scores import Bits, Samples, draw_samples, open_candidates, score
+from tf_blurdiff.evaluation.scores import NEIGHBOURS_OF, BoundSettings, score
 
 ONE = Devices(tf.distribute.get_strategy(), in_step=False)
 SHAPE = (8, 8, 1)
-SAMPLES = Samples(num_images=40, seed=5)
-BITS = Bits(num_images=20, num_steps=10, num_times=5)
+SAMPLES = SampleSettings(num_images=40, seed=5)
+BOUND = BoundSettings(num_images=20, num_steps=10, num_times=5)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +37,8 @@ def pixels():
 @pytest.fixture(scope="module")
 def real():
     """The first 201 digits, as uint8 pixels, and the `Reference` of them."""
-    singles = open_images("digits", image_size=8, channels=1).single_images(labels=True).take(201)
-    images, labels = (np.stack(column) for column in zip(*singles.as_numpy_iterator()))
+    digits = open_images("digits", image_size=8, channels=1)
+    images, labels = digits.read(np.arange(201)).numpy(), digits.labels[:201]
     return images, Reference(Images(lambda indices: images[indices], 201, SHAPE, labels, 10))
 
 
@@ -164,7 +165,7 @@ def test_a_damaged_cache_is_written_anew(real, pixels, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_named(real, pixels, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--cache_dir .*file cannot be written: File exists"):
+    with pytest.raises(UserError, match=r"cache_dir .*file cannot be written: File exists"):
         real_features(real[1], "a", pixels, 60, tmp_path / "file")
 
 
@@ -178,7 +179,7 @@ def evaluated(real, pixels, model_file, tmp_path_factory):
     candidates = open_candidates([model_file], real[1], SAMPLES, ["ddim", "ancestral"])
     draw_samples(candidates, real[1], SAMPLES, folder, ONE)
     networks = [pixels, open_features("dct_energies", SHAPE)]
-    return candidates, *score(candidates, real[1], networks, SAMPLES, folder, folder / "cache", bits=BITS), folder
+    return candidates, *score(candidates, real[1], networks, SAMPLES, folder, folder / "cache", bound=BOUND), folder
 
 
 def drawn(folder, name):
@@ -244,7 +245,7 @@ def test_copies_of_the_real_images_are_exposed(evaluated, real, pixels, tmp_path
     )
     scores, floor = scored.figures["scores"]["pixels"], about_real["features"][0]["floor"]
     assert scores["precision"] == 1.0 and scores["nearest"] < 1e-5 < 1.0 < floor["nearest"]
-    np.testing.assert_array_equal(real[1].read(scored.neighbours["pixels"][:, 0]), copies[: evaluation.NEIGHBOURS_OF])
+    np.testing.assert_array_equal(real[1].read(scored.neighbours["pixels"][:, 0]), copies[:NEIGHBOURS_OF])
     assert scored.figures["bits"] is None and "frechet" not in scores
 
 
@@ -253,7 +254,7 @@ def test_a_process_without_noise_has_no_bits(real, tmp_path):
     model.save(tmp_path / "cold.keras")
     candidates = open_candidates([tmp_path / "cold.keras"], real[1], SAMPLES, metrics=["bits"])
     draw_samples(candidates, real[1], SAMPLES, tmp_path, ONE)
-    (scored,), _ = score(candidates, real[1], [], SAMPLES, tmp_path, tmp_path, ["bits"], BITS)
+    (scored,), _ = score(candidates, real[1], [], SAMPLES, tmp_path, tmp_path, ["bits"], BOUND)
     assert "does not end in noise" in scored.figures["bits"]["none"]
 
 
@@ -322,14 +323,17 @@ def test_only_the_inception_graph_s_distance_is_called_fid():
 
 
 MISTAKES = [
-    (dict(samples=Samples(19)), "num_images must be 20 or more. Received: 19"),
+    (dict(samples=SampleSettings(19)), "num_images must be an integer of 20 or more, below 2.31. Received: 19"),
     (dict(paths=["nowhere.keras"]), "model file not found: nowhere.keras"),
     (dict(samplers=["heat"]), "sampler 'heat' needs"),
     (dict(nums_steps=[0]), "num_steps must be an integer of 1 or more"),
     (dict(metrics=["fid"]), "metrics must be some of frechet, kernel, precision_recall, bits. Received: fid"),
     (dict(metrics=[]), "metrics must be some of frechet, .* Received: none"),
-    (dict(samples=Samples(20, guidance_scale=2.0)), "guidance_scale 2.0 needs a model that was trained with labels"),
-    (dict(samples=Samples(20, eta=2.0)), r"eta must be in \[0, 1\]"),
+    (
+        dict(samples=SampleSettings(20, guidance_scale=2.0)),
+        "guidance_scale 2.0 needs a model that was trained",
+    ),
+    (dict(samples=SampleSettings(20, eta=2.0)), r"eta must be in \[0, 1\]"),
 ]
 
 
@@ -357,7 +361,7 @@ def test_too_few_real_images_are_refused():
 
 
 def test_the_command_lines_train_a_classifier_and_evaluate(model_file, tmp_path):
-    result = commands.run(
+    result = commands.call(
         "train_classifier", "--config", "digits.yaml", "--epochs", 1, "--out", "c.keras", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
@@ -365,7 +369,7 @@ def test_the_command_lines_train_a_classifier_and_evaluate(model_file, tmp_path)
     arguments = ["--model", model_file, "--config", "digits.yaml", "--num_images", 30, "--cache_dir", "cache"]
     arguments += ["--features", "classifier:c.keras", "--features", "pixels", "--num_reference", 300]
     arguments += ["--bits_images", 4, "--bits_steps", 10, "--bits_times", 5, "--num_steps", 2, "--num_steps", 3]
-    result = commands.run("evaluate", *arguments, "--out_dir", "out", cwd=tmp_path)
+    result = commands.call("evaluate", *arguments, "--out_dir", "out", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "| classifier | small-ancestral2-2 |" in result.stdout and "report: out/report.html" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -380,7 +384,7 @@ def test_the_command_lines_train_a_classifier_and_evaluate(model_file, tmp_path)
 
 def test_a_mistake_is_one_line_and_status_2(tmp_path):
     arguments = ["--model", "nowhere.keras", "--config", "digits.yaml", "--cache_dir", "cache"]
-    result = commands.run("evaluate", *arguments, cwd=tmp_path)
+    result = commands.call("evaluate", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert (
         result.stderr

@@ -17,7 +17,7 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from dev_server.config import read_batching
 from tests.support.servers import figures, predict_request, running_server, server_in_this_process, wait_until
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 
 CLIENTS = 32
 POOL = [0, 1, -1, 2**62, -(2**62), *range(1000, 1059)]  # the seeds that are asked for

@@ -9,8 +9,8 @@ import pytest
 
 import tf_blurdiff as bd
 from tests.support import commands
-from tf_blurdiff.config.schema import build_images, load_config
-from tf_blurdiff.data.sources import to_uint8, to_unit_range
+from tf_blurdiff.config.loading import build_images, load_config
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import frechet_distance
 from tf_blurdiff.model.loading import find_model, shipped_models

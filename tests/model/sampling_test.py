@@ -41,13 +41,13 @@ def test_the_trajectory_goes_from_the_start_to_the_image(model):
     trajectory = model.sample([1, 2], return_trajectory=True)
     assert trajectory.shape == (STEPS + 1, 2, 8, 8, 1)
     np.testing.assert_allclose(np.clip(trajectory[-1], -1, 1), model.sample([1, 2]), atol=1e-4)
-    start = model.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
+    start = model.reverse_process.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
     np.testing.assert_allclose(trajectory[0], bd.idct2(start), atol=1e-5)
 
 
 def test_a_process_that_ends_in_noise_starts_from_it():
     model = make()
-    start = model.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
+    start = model.reverse_process.start(SeededNoise(np.array([1, 2])), np.zeros(2, "int64"))
     np.testing.assert_array_equal(start, normal_by_seed(np.array([1, 2]), 0, (8, 8, 1)))
 
 
@@ -102,16 +102,16 @@ def test_a_little_strength_changes_a_little():
     """With an exact network, which knows the image, whatever it is given."""
     x0 = images(2, seed=3)
     model = randomized(make(process="cold", prediction="x0"))
-    model.network_inputs = lambda z, t, label: x0
-    model.averaged_call = lambda x0: x0
+    model.ema_call = lambda inputs: x0
     np.testing.assert_allclose(model.sample([1, 2], images=x0, strength=0.4, num_steps=4), x0, atol=1e-4)
 
 
-def test_guidance_is_its_formula(guided):
+def test_guidance_is_its_formula():
     seeds, labels = [1, 2, 3], [0, 1, 2]
+    unbounded = {"clip_stds": None, "assumed_error": 0.0, "label_dropout": 0.2, "num_steps": STEPS}
+    guided = randomized(make(small_network(num_classes=3), prediction="v", **unbounded))
     one_step = lambda **kwargs: guided.sample(seeds, num_steps=1, return_trajectory=True, **kwargs)[-1]
     # One step from t = 1 is linear in the network's output, as far as nothing is clipped.
-    guided.clip_stds, guided.assumed_error = None, 0.0
     conditional, unconditional = one_step(labels=labels), one_step()
     expected = unconditional + np.array([0.0, 1.0, 2.5])[:, None, None, None] * (conditional - unconditional)
     result = one_step(labels=labels, guidance_scale=[0.0, 1.0, 2.5])
@@ -260,3 +260,14 @@ def test_interpolation_wants_two_seeds(seeds):
 def test_uint64_seeds_that_fit_are_fine():
     model = make(keras.models.clone_model(small_network()))
     np.testing.assert_array_equal(model.sample(np.array([3], "uint64"), 1), model.sample([3], 1))
+
+
+def test_sampling_is_traced_once_for_any_number_of_images_and_steps():
+    model = randomized(make(sampler="ancestral2"))
+    for num_steps, count in [(3, 2), (4, 2), (5, 1), (7, 3)]:
+        model.sample(range(count), num_steps=num_steps)
+        model.sample(range(count), num_steps=num_steps, grid="uniform", verbose=True)
+    assert model.reverse_process._advance.experimental_get_tracing_count() == 1
+    assert model.reverse_process._start.experimental_get_tracing_count() == 1
+    model.sample([1, 2], images=images(2), strength=0.5)
+    assert model.reverse_process._advance.experimental_get_tracing_count() == 1

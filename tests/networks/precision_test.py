@@ -61,7 +61,7 @@ def test_a_model_in_another_precision_and_back(make_model):
     for copy in (exact, again):
         for value, expected in zip(copy.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(value, expected)
-    outputs = [each.averaged_call([z, t, *label]) for each in (model, exact, again)]
+    outputs = [each.ema_call([z, t, *label]) for each in (model, exact, again)]
     outputs = [keras.ops.convert_to_numpy(keras.ops.cast(output, "float32")) for output in outputs]
     np.testing.assert_array_equal(outputs[2], outputs[0])
     error = np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max()

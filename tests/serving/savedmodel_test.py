@@ -20,7 +20,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2, prediction_
 
 import tf_blurdiff as bd
 from tests.support import commands, models
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.serving.assets import write_warmup
 from tf_blurdiff.serving.verification import verify
@@ -232,10 +232,10 @@ def test_versions_count_up_and_are_never_overwritten(trained_model, tmp_path):
 
 def test_a_failed_export_leaves_nothing(trained_model, tmp_path, monkeypatch):
     def fail(*arguments):
-        raise OSError(28, "disk full")
+        raise OSError(28, "a library's words")
 
     monkeypatch.setattr("tf_blurdiff.serving.assets.write_warmup", fail)
-    with pytest.raises(UserError, match="disk full"):
+    with pytest.raises(UserError, match="cannot be written: No space left on device"):
         bd.export_savedmodel(trained_model, tmp_path, num_steps=1)
     assert not list(tmp_path.iterdir())
 

@@ -55,7 +55,7 @@ def randomized(model, seed=0):
     labels = () if model.num_classes is None else (np.arange(64) % model.num_classes,)
     model.adapt([(images(), *labels)])
     rng = np.random.default_rng(seed)
-    for average in model.averages:
+    for average in model.ema_weights:
         average.assign(0.1 * rng.normal(size=average.shape))
     return model
 

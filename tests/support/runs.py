@@ -5,11 +5,33 @@ import subprocess
 import time
 
 import numpy as np
+import tensorflow as tf
 
 import tf_blurdiff as bd
 from tests.support import commands
+from tests.support.models import small_network
+from tf_blurdiff.config.loading import load_config
+from tf_blurdiff.devices import Devices
+from tf_blurdiff.training.loop import train_on
 
+TINY = load_config("digits", commands.TINY)
 START = ["--config", "digits.yaml", *commands.overrides(commands.TINY)]
+
+
+def with_small_network(monkeypatch):
+    """Makes every config's network a plain small one of Keras, which is traced in a quarter of a U-Net's time."""
+    monkeypatch.setattr("tf_blurdiff.config.loading.build_network", lambda config: small_network())
+
+
+def tiny(**settings):
+    """The tiny config with other settings of train."""
+    return TINY.model_copy(update={"train": TINY.train.model_copy(update=settings)})
+
+
+def train_here(run_dir, config=TINY):
+    """Trains in this process, on one device."""
+    run_dir.mkdir(exist_ok=True)
+    return train_on(Devices(tf.distribute.get_strategy()), config, run_dir, verbose=False)
 
 
 def weights(run_dir):

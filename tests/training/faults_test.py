@@ -1,98 +1,66 @@
-"""What can go wrong in training: signals, full disks, other processes, numbers that are not finite."""
+"""What can go wrong in training: signals, full disks, other networks, numbers that are not finite."""
 
 import json
-import os
+import shutil
 import signal
 import subprocess
+import time
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support import commands
-from tests.support.runs import START, assert_same_weights, rows_of, start_training, steps_of
-from tf_blurdiff.config.schema import load_config
-from tf_blurdiff.devices import Devices
+from tests.support.runs import TINY, assert_same_weights, rows_of, start_training, steps_of, tiny, train_here
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model.learning import StepGuard, StepRecord
 from tf_blurdiff.training import loop as training
-from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked
+from tf_blurdiff.training.loop import train
 
-ONE_DEVICE = Devices(tf.distribute.get_strategy())
-TINY = load_config("digits", commands.TINY)
-
-
-def train_here(run_dir, config=TINY):
-    run_dir.mkdir(exist_ok=True)
-    return training.train_on(ONE_DEVICE, config, run_dir, verbose=False)
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
-def test_a_signal_to_stop_loses_nothing(tmp_path, trained_run, monkeypatch):
-    log = training.Run._log
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_stop_loses_nothing(tmp_path, small_run, monkeypatch, number, status):
+    log, handler = training.Run._log, signal.getsignal(number)
 
     def signal_at_25(self, step, pace):
         log(self, step, pace)
         if step == 25:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(training.Run, "_log", signal_at_25)
-    with pytest.raises(Unfinished, match=r"stopped by SIGTERM at step (26|27|28|29|30) of 60") as stopped:
+    with pytest.raises(Unfinished, match=rf"stopped by {number.name} at step (26|27|28|29|30) of 60") as stopped:
         train_here(tmp_path)
-    assert stopped.value.status == 75
+    assert stopped.value.status == status
     assert steps_of(tmp_path, "averaged_loss")[-1] in range(26, 31)
     train_here(tmp_path)
-    assert_same_weights(tmp_path, trained_run)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_same_weights(tmp_path, small_run)
+    assert signal.getsignal(number) == handler
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_the_command_line_tells_by_its_status(tmp_path, number, status):
+def test_the_command_line_tells_by_its_status(tmp_path):
     process = start_training(tmp_path, "--set", "train.steps=1000000")
     log = tmp_path / "runs" / "digits" / "metrics.jsonl"
     while process.poll() is None and not (log.exists() and log.stat().st_size):
-        pass
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == status, errors
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
     last = errors.splitlines()[-1]
-    assert last.startswith(f"train: stopped by {number.name} at step") and last.endswith("goes on from there")
+    assert last.startswith("train: stopped by SIGINT at step") and last.endswith("goes on from there")
     assert "Traceback" not in errors
     checkpoint = max(json.loads(line)["step"] for line in log.read_text().splitlines() if "averaged" in line)
     assert f"at step {checkpoint} of 1000000" in last
     assert (log.parent / "checkpoints" / f"ckpt-{checkpoint}.index").exists()
 
 
-def test_a_second_process_is_refused(tmp_path):
-    with locked(tmp_path), pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "):
-        locked(tmp_path).__enter__()
-    with locked(tmp_path):
-        pass
-
-
-def test_a_changed_config_is_refused_unless_it_is_asked_for(trained_run, tmp_path):
-    changed = load_config(trained_run / "config.yaml", ["train.learning_rate=1e-3", "train.log_every=7"])
-    with pytest.raises(UserError, match=r"train.learning_rate \(0.002 there, 0.001 here\); .*--override_config"):
-        check_config(changed, trained_run)
-    check_config(load_config(trained_run / "config.yaml", ["train.steps=90", "train.keep_checkpoints=1"]), trained_run)
-    (tmp_path / "config.yaml").write_bytes((trained_run / "config.yaml").read_bytes())
-    check_config(changed, tmp_path)  # Without a checkpoint there is nothing to spoil.
-    train_here(tmp_path, load_config(trained_run / "config.yaml", ["train.steps=10"]))
-    result = commands.run(
-        "train", "--config", tmp_path / "config.yaml", "--run_dir", tmp_path, "--override_config",
-        "--set", "train.steps=20", "--set", "train.learning_rate=1e-3", cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 0 and "at step 10" in result.stdout, result.stderr
-    assert load_config(tmp_path / "config.yaml").train.learning_rate == 1e-3
-    np.testing.assert_allclose(rows_of(tmp_path, "loss")[-1]["learning_rate"], 1e-3 * 21 / 101, rtol=1e-5)
-
-
-def test_a_checkpoint_of_another_network_is_one_message(trained_run, tmp_path):
-    train_here(tmp_path, load_config(trained_run / "config.yaml", ["train.steps=10"]))
-    other = load_config(trained_run / "config.yaml", ["network.channels=16", "train.steps=20"])
+def test_a_checkpoint_of_another_network_is_one_message(small_run, tmp_path, monkeypatch):
+    run_dir = shutil.copytree(small_run, tmp_path / "run")
+    monkeypatch.undo()  # A U-Net again.
     with pytest.raises(UserError, match="expected one that is whole and of this network"):
-        train_here(tmp_path, other)
+        train_here(run_dir, tiny(steps=90))
 
 
 def mount(folder, *options):
@@ -101,35 +69,33 @@ def mount(folder, *options):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 1.3 MB: room for a tiny model and its checkpoint, and not for several."""
+    """A file system of 132 KB: room for a small model and its checkpoint, and not for several."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    if not mount(folder, "-t", "tmpfs", "-o", "size=1300k", "tmpfs"):
+    if not mount(folder, "-t", "tmpfs", "-o", "size=132k", "tmpfs"):
         pytest.skip("needs the right to mount a file system")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_and_a_read_only_disk_lose_nothing(small_disk, trained_run, tmp_path):
+def test_a_full_and_a_read_only_disk_lose_nothing(small_disk, small_run, capsys):
     run_dir = small_disk / "run"
 
-    def run():
-        return commands.run("train", *START, "--run_dir", run_dir, cwd=tmp_path)
+    def assert_refused(reason):
+        with pytest.raises(UserError, match=rf"^run directory {run_dir} \([a-z. ]+\) cannot be written: {reason};"):
+            train(TINY, run_dir, verbose=False)
 
-    def assert_refused(result, reason):
-        assert result.returncode == 2, result.stderr
-        assert f"run directory {run_dir} cannot be written (" in result.stderr and reason in result.stderr
-        assert "Traceback" not in result.stderr
-
-    assert_refused(run(), "No space left on device")
+    assert_refused("No space left on device")
     steps = [path.stem for path in (run_dir / "checkpoints").glob("*.index")]
     assert steps and not list(run_dir.glob("**/.*writing*"))
     assert mount(small_disk, "-o", "remount,ro")
-    assert_refused(run(), "Read-only file system")
+    assert_refused("Read-only file system")
     assert mount(small_disk, "-o", "remount,rw,size=50m")
-    result = run()
-    assert result.returncode == 0 and "resuming" in result.stdout and "cannot be read" not in result.stderr
-    assert_same_weights(run_dir, trained_run)
+    capsys.readouterr()
+    train(TINY, run_dir)
+    told = capsys.readouterr()
+    assert "resuming" in told.out and "cannot be read" not in told.err
+    assert_same_weights(run_dir, small_run)
 
 
 def with_bad_batches(monkeypatch, bad_steps):
@@ -159,11 +125,9 @@ def test_a_batch_that_is_not_a_number_is_skipped_and_counted(tmp_path, monkeypat
 
 
 def test_a_skipped_step_changes_nothing_but_the_count(tmp_path, monkeypatch):
-    short = TINY.model_copy(update={"train": TINY.train.model_copy(update={"steps": 10})})
-    before = train_here(tmp_path / "short", short)
+    before = train_here(tmp_path / "short", tiny(steps=10))
     with_bad_batches(monkeypatch, list(range(10, 15)))
-    longer = TINY.model_copy(update={"train": TINY.train.model_copy(update={"steps": 15})})
-    after = train_here(tmp_path / "short", longer)
+    after = train_here(tmp_path / "short", tiny(steps=15))
     assert int(after.step_guard.skipped_in_row.value) == 5
     ours, theirs = ([*model.weights, *model.optimizer.variables] for model in (after, before))
     for one, other in zip(ours, theirs, strict=True):
@@ -219,64 +183,6 @@ def test_loss_scaling_saves_what_float16_would_lose():
     assert gradients(2.0**15) > 100 * gradients(1.0)
 
 
-def test_checkpoints_of_a_best_that_is_old_stay(tmp_path):
-    from tf_blurdiff.training.checkpoints import Checkpoints
-
-    checkpoints = Checkpoints(tmp_path / "checkpoints", [tf.Variable(1.0)], keep=2)
-    for step in range(10, 70, 10):
-        checkpoints.save(step, keep_too=20 if step > 20 else None)
-    assert checkpoints.steps() == [20, 50, 60]
-    (tmp_path / "checkpoints" / "ckpt-70.data-00000-of-00001").write_bytes(b"part")
-    (tmp_path / "checkpoints" / "ckpt-70_temp").mkdir()
-    checkpoints.remove_parts()
-    assert {path.name.split(".")[0] for path in (tmp_path / "checkpoints").iterdir()} == {
-        "ckpt-20",
-        "ckpt-50",
-        "ckpt-60",
-    }
-
-
-def test_a_damaged_checkpoint_does_not_push_out_the_one_after(tmp_path):
-    from tf_blurdiff.training.checkpoints import Checkpoints
-
-    variable, lines = tf.Variable(1.0), []
-    checkpoints = Checkpoints(tmp_path, [variable], keep=1)
-    checkpoints.save(10), checkpoints.save(20, keep_too=10)
-    (tmp_path / "ckpt-20.data-00000-of-00001").write_bytes(b"")
-    assert checkpoints.restore_newest(lines.append) == 10 and "ckpt-20 cannot be read" in lines[0]
-    variable.assign(2.0)
-    checkpoints.save(15)
-    variable.assign(3.0)
-    assert checkpoints.restore_newest(lines.append) == 15 and float(variable) == 2.0
-    checkpoints.save(20)
-    assert checkpoints.steps() == [20]
-
-
-def test_the_best_model_is_kept(tmp_path, monkeypatch):
-    losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
-    saved = []
-    monkeypatch.setattr(training.Run, "_averaged_loss", lambda self: next(losses))
-    save_model = training.Run._save_model
-    monkeypatch.setattr(training.Run, "_save_model", lambda self, names: (saved.append(names), save_model(self, names)))
-    train_here(tmp_path)
-    assert [names[-1] for names in saved] == ["best.keras", "best.keras", *["model.keras"] * 4]
-    assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index")) == [
-        f"ckpt-{step}" for step in (20, 40, 50, 60)
-    ]
-
-
-def test_metrics_are_read_up_to_a_broken_line(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    assert log.rows() == [] and log.best("loss") == (float("inf"), None)
-    for step, loss in ((1, None), (5, 2.0), (10, 1.0), (15, 1.5)):
-        log.append({"step": step, "loss": loss})
-    with open(log.path, "a") as file:
-        file.write('{"step": 20, "lo')
-    assert log.best("loss") == (1.0, 10)
-    log.drop_after(10)
-    assert [row["step"] for row in log.rows()] == [1, 5, 10]
-
-
 def test_a_loss_of_nothing_is_none():
     record = StepRecord()
     record.update(tf.constant([np.nan, np.nan]), tf.constant([0.1, 0.9]), tf.constant(np.nan))
@@ -298,20 +204,12 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["file.txt"] and path.read_text() == "old"
 
 
-def test_a_run_of_more_steps_is_left_alone(trained_run, tmp_path):
-    train_here(tmp_path, load_config(trained_run / "config.yaml", ["train.steps=10"]))
-    before = (tmp_path / "config.yaml").read_text()
-    (tmp_path / "model.keras").unlink()
-    train_here(tmp_path, load_config(trained_run / "config.yaml", ["train.steps=5"]))
-    assert (tmp_path / "config.yaml").read_text() == before
-    assert (tmp_path / "model.keras").exists()
-
-
 @pytest.mark.parametrize("precision, warned", [("mixed_bfloat16", True), ("float32", False)])
 def test_a_precision_that_is_emulated_is_warned_of(precision, warned, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "processor_lacks", lambda name: name == "mixed_bfloat16")
     monkeypatch.setattr(training.tf.config, "list_physical_devices", lambda kind=None: [])
-    settings = [*commands.TINY, "train.steps=1", f"train.precision={precision}"]
-    training.train(load_config("digits", settings), tmp_path, verbose=False)
+    monkeypatch.setattr(training.Run, "_adapt", lambda self: None)
+    monkeypatch.setattr(training.Run, "_train_from", lambda self, step, interruption: None)
+    train(tiny(precision=precision), tmp_path, verbose=False)
     told = capsys.readouterr().err
     assert (f"train.precision: this processor has no instructions for {precision}" in told) is warned

@@ -12,9 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.support import commands
-from tests.support.runs import START, assert_same_weights, kill_training, rows_of, steps_of
-from tf_blurdiff.config.schema import load_config
-from tf_blurdiff.training.loop import learning_rate
+from tests.support.runs import START, TINY, assert_same_weights, kill_training, rows_of, steps_of, tiny, train_here
+from tf_blurdiff.config.loading import load_config
+from tf_blurdiff.training.loop import learning_rate, train
 
 
 def test_a_run_directory_holds_what_is_promised(trained_run):
@@ -68,14 +68,6 @@ def test_the_model_file_holds_no_optimizer(trained_run):
         assert "optimizer" not in h5py.File(io.BytesIO(file.read()))
 
 
-def test_metrics_of_a_run_cut_before_its_first_checkpoint_are_dropped(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n{"step": 1')
-    settings = [*START, "--set", "train.steps=10", "--run_dir", tmp_path]
-    result = commands.run("train", *settings, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert steps_of(tmp_path, "loss") == [5, 10]
-
-
 def check_kills(folder, trained_run, kills, seed):
     """Kills training at random moments, then lets it finish."""
     rng, run_dir = random.Random(seed), folder / "runs" / "digits"
@@ -98,18 +90,15 @@ def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, trained
     check_kills(tmp_path, trained_run, kills=5, seed=seed + 1)
 
 
-@pytest.mark.slow
-def test_a_finished_run_goes_on_when_more_steps_are_asked_for(trained_run, tmp_path):
-    run_dir = tmp_path / "run"
-    result = commands.run("train", *START, "--set", "train.steps=20", "--run_dir", run_dir, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+def test_a_finished_run_goes_on_when_more_steps_are_asked_for(small_run, small_network, tmp_path, capsys):
+    train_here(tmp_path, tiny(steps=20))
     # The newest checkpoint is damaged on the way: the one before is as good.
-    data = run_dir / "checkpoints" / "ckpt-20.data-00000-of-00001"
+    data = tmp_path / "checkpoints" / "ckpt-20.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
-    result = commands.run("train", *START, "--run_dir", run_dir, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "ckpt-20 cannot be read" in result.stderr and "at step 10" in result.stdout
-    assert_same_weights(run_dir, trained_run)
+    train(TINY, tmp_path)
+    told = capsys.readouterr()
+    assert "ckpt-20 cannot be read" in told.err and "at step 10" in told.out
+    assert_same_weights(tmp_path, small_run)
 
 
 def test_the_model_file_loads_in_a_new_process_from_another_folder(trained_run, trained_model, tmp_path):

@@ -145,9 +145,8 @@ def test_errors_fall_with_the_order(exact_errors, sampler, order):
     assert -np.polyfit(np.log(counts[1:]), np.log(values[1:]), 1)[0] > 0.85 * order
 
 
-def test_errors_are_those_of_the_models_samples_in_any_batch():
+def test_errors_are_those_of_the_models_samples():
     model = randomized(make(process="cold", prediction="x0"))
-    model.images_at_once = lambda batch_size=None: 2
     errors = inspection.solver_errors(model, [3, 4, 5, 6], [3], reference_steps=25, grid="quadratic")
     assert [error[:3] for error in errors] == [(name, "quadratic", 3) for name in ("heat", "cold", "cold_naive")]
     for error in errors:

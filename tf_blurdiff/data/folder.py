@@ -4,11 +4,12 @@ import os
 import sys
 import threading
 from array import array
+from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import SUFFIXES, DataError, read_image
+from tf_blurdiff.data.pictures import SUFFIXES, DataError, read_image
 
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 
@@ -32,7 +33,7 @@ class FileNames:
         ['china.jpg', 'flower.jpg']
     """
 
-    def __init__(self, root):
+    def __init__(self, root: str | os.PathLike | None):
         kinds = ", ".join(SUFFIXES)
         self._root = os.path.expanduser(os.fspath(root or ""))
         if not os.path.isdir(self._root):
@@ -54,10 +55,10 @@ class FileNames:
             self._names += name
             self._ends.append(len(self._names))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._ends) - 1
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> str:
         name = bytes(self._names[self._ends[index] : self._ends[index + 1]])
         return os.path.join(self._root, os.fsdecode(name))
 
@@ -89,14 +90,16 @@ class Decoder:
         (2, 32, 48, 3)
     """
 
-    def __init__(self, paths, image_shape, keep, max_corrupt=0):
+    def __init__(
+        self, paths: Sequence[str] | FileNames, image_shape: tuple[int, int, int], keep: bool, max_corrupt: int = 0
+    ):
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
         # Its memory is taken up as it is written to.
         self._kept = np.empty((len(paths), *image_shape), np.uint8) if keep else None
         self._is_kept = np.zeros(len(paths) if keep else 0, bool)
         self._corrupt, self._lock = set(), threading.Lock()
 
-    def __call__(self, indices):
+    def __call__(self, indices: np.ndarray) -> np.ndarray:
         if self._kept is None:
             return np.stack([self._decode(int(index)) for index in indices])
         for index in indices[~self._is_kept[indices]]:

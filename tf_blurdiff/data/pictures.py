@@ -1,17 +1,70 @@
-"""Images as files that people look at: PNGs, one by one and in grids."""
+"""Pictures as files: any kind and size read as uint8 arrays of one shape; written as PNGs, one by one or in grids."""
 
 import math
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.errors import UserError
 
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+# How much larger than wanted a JPEG is at least decoded.
+_DRAFT = 2
 _GAP = 2  # pixels between the images of a grid
 
 
-def save_png(image, path):
+class DataError(UserError):
+    """A data set cannot be used; the message names the value and what is expected."""
+
+
+def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """One image file as uint8 `[H, W, C]`, fitted to image_shape.
+
+    A JPEG of four times the wanted size or more is decoded at a half, a quarter or an eighth of its own size, which is
+    several times faster, and never at less than twice the wanted size, from where it is resized like any other. Pixels
+    then differ from those of a full decoding by 1 or 2 grey levels of 255 on average.
+
+    Raises:
+        DataError: naming a file that cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            # Square, for width and height may have to change places.
+            image.draft(None, (_DRAFT * max(image_shape[:2]),) * 2)
+            ImageOps.exif_transpose(image, in_place=True)
+            return fit(_eight_bit(image), image_shape)
+    except Exception as error:  # What PIL raises depends on where the damage is.
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "not an image"  # PIL would repeat the path.
+        kinds = ", ".join(SUFFIXES)
+        raise DataError(f"cannot read the image {str(path)!r} ({reason}); expected a whole {kinds} file") from None
+
+
+def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """A PIL image as uint8 `[H, W, C]`: the largest centred part of that form, resized."""
+    height, width, channels = image_shape
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        scale = min(image.width / width, image.height / height)
+        crop_width, crop_height = min(width * scale, image.width), min(height * scale, image.height)
+        left, top = (image.width - crop_width) / 2, (image.height - crop_height) / 2
+        box = (left, top, min(left + crop_width, image.width), min(top + crop_height, image.height))
+        # BOX is the mean over a pixel's area; it would repeat pixels when enlarging.
+        image = image.resize((width, height), Image.Resampling.BOX if scale > 1 else Image.Resampling.BICUBIC, box)
+    return np.asarray(image, np.uint8).reshape(image_shape)
+
+
+def _eight_bit(image):
+    # PIL's own conversion clips 16 bits at 255.
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
+
+
+def save_png(image: Any, path: str | os.PathLike) -> None:
     """Writes an image, `[H, W, C]` with 1 or 3 channels, float in [-1, 1] or uint8, as a PNG.
 
     Args:
@@ -24,14 +77,14 @@ def save_png(image, path):
     Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image).save(path, format="PNG")
 
 
-def save_grid(images, path):
+def save_grid(images: Any, path: str | os.PathLike) -> None:
     """Writes a batch of images, `[B, H, W, C]`, as one PNG: a near-square grid with small images enlarged."""
     images = np.asarray(images if images.dtype == np.uint8 else to_uint8(images))
     zoom = max(1, 48 // images.shape[1])
     save_png(image_grid(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), path)
 
 
-def image_grid(images):
+def image_grid(images: np.ndarray) -> np.ndarray:
     """Lays uint8 images `[B, H, W, C]` out row by row on white, uint8 `[grid height, grid width, C]`.
 
     Example:

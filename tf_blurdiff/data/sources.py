@@ -1,213 +1,142 @@
-"""Data sources, batches of images, and the only place where pixels become numbers in [-1, 1] and back.
+"""Data sources: every one ends as an `Images`, pictures of one shape that are read by index."""
 
-Every source ends as an `Images`: pictures of one shape, read by index. The order of training, random flips included, is
-then a function of (seed, step), so a run can continue at any step without repeating the steps before it.
-"""
-
+import contextlib
 import math
+import os
 import re
-import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from tf_blurdiff.data.folder import Decoder, FileNames
-from tf_blurdiff.data.image_files import DataError, fit
+from tf_blurdiff.data.pictures import DataError, fit
 from tf_blurdiff.data.tfds import read_tfds
-from tf_blurdiff.diffusion.stateless_random import fold
 
-# Two sequences of random numbers from one seed.
-_ORDER, _FLIPS = range(2)
-_READ_AT_ONCE = 64
 _GIGABYTE = 10**9
 _SPLIT = re.compile(r"train(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?", re.ASCII)
-
-
-def to_unit_range(pixels):
-    """Maps uint8 pixels to float32 in [-1, 1]; any shape."""
-    return tf.cast(pixels, tf.float32) / 127.5 - 1.0
-
-
-def to_uint8(x):
-    """Maps floats in [-1, 1] to uint8 pixels, rounded; values outside are clipped. Any shape.
-
-    Example:
-        >>> to_uint8(to_unit_range([0, 200, 255])).numpy().tolist()
-        [0, 200, 255]
-    """
-    return tf.cast(tf.round(tf.clip_by_value(127.5 * (tf.cast(x, tf.float32) + 1.0), 0.0, 255.0)), tf.uint8)
 
 
 class Images:
     """Pictures of one shape, read by index; made by `open_images`.
 
-    Attributes:
+    Args:
+        fetch: maps int64 indices `[B]` to uint8 `[B, H, W, C]`, both NumPy; from several threads at once.
         num_images: how many.
         image_shape: (H, W, C).
-        num_classes: number of labels, or None without labels.
         labels: int64 `[num_images]`, or None.
+        num_classes: number of labels, or None without labels.
+
+    Attributes:
+        num_images, image_shape, labels, num_classes: the arguments.
     """
 
-    def __init__(self, fetch, num_images, image_shape, labels=None, num_classes=None):
-        """`fetch` maps int64 indices `[B]` to uint8 `[B, H, W, C]`, both NumPy."""
+    def __init__(
+        self,
+        fetch: Callable[[np.ndarray], np.ndarray],
+        num_images: int,
+        image_shape: Sequence[int],
+        labels: np.ndarray | None = None,
+        num_classes: int | None = None,
+    ):
         self._fetch = fetch
+        self._failure: DataError | None = None
         self.num_images = num_images
         self.image_shape = tuple(image_shape)
         self.labels = labels
         self.num_classes = num_classes
 
-    def read(self, indices):
+    def read(self, indices: Any) -> tf.Tensor:
         """Reads uint8 `[B, H, W, C]` at int64 indices `[B]`; eager or inside a tf.data graph of this process."""
-        pixels = tf.numpy_function(self._fetch, [indices], tf.uint8, stateful=False)
+        pixels = tf.numpy_function(self._fetch_noting_failure, [indices], tf.uint8, stateful=False)
         return tf.ensure_shape(pixels, (indices.shape[0], *self.image_shape))
 
-    def read_labels(self, indices):
+    def read_labels(self, indices: Any) -> tf.Tensor:
         """Reads int64 `[B]` at int64 indices `[B]`; there must be labels."""
         return tf.gather(tf.constant(self.labels, tf.int64), indices)
 
-    def single_images(self, labels=False, limit=None):
-        """Every image once, in the data set's order: a tf.data.Dataset of uint8 `[H, W, C]`.
+    def batches(
+        self, batch_size: int, indices: Any = None, labels: bool = False, shuffle_seed: int | None = None
+    ) -> tf.data.Dataset:
+        """Images, each once.
 
-        With `labels`, it is one of pairs with an int64 scalar. With a `limit` below num_images, it has only so many
-        images, evenly spaced over the data set; the others are not read.
+        Args:
+            batch_size: of every batch but the last, which has what is left.
+            indices: which, in their order, int64 `[N]`; None for all, in the data set's order.
+            labels: whether to yield `(images, labels)`.
+            shuffle_seed: of an order that is another in every pass; None keeps the order of the indices.
+
+        Returns:
+            tf.data.Dataset of uint8 `[B, H, W, C]`, or of pairs with int64 `[B]`.
+
+        Raises:
+            DataError: if labels are asked for and there are none.
+
+        Example:
+            >>> digits = open_images("digits", image_size=8, channels=1)
+            >>> [len(images) for images in digits.batches(64, digits.evenly_spaced(100))]
+            [64, 36]
         """
         self.check_labels(labels)
-        if limit is not None and limit < 1:
-            raise DataError(f"limit: got {limit}, expected an integer >= 1 or None")
-        count = min(limit or self.num_images, self.num_images)
+        indices = np.arange(self.num_images) if indices is None else indices
+        rows = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
+        if shuffle_seed is not None:
+            rows = rows.shuffle(len(rows), seed=shuffle_seed)
 
-        def load(places):
-            indices = places * self.num_images // count
-            return (self.read(indices), self.read_labels(indices)) if labels else self.read(indices)
+        def load(row):
+            return (self.read(row), self.read_labels(row)) if labels else self.read(row)
 
-        chunks = tf.data.Dataset.range(count).batch(_READ_AT_ONCE)
-        singles = chunks.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).unbatch()
-        return singles.apply(tf.data.experimental.assert_cardinality(count)).prefetch(_READ_AT_ONCE)
+        loaded = rows.batch(batch_size).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        return loaded.prefetch(tf.data.AUTOTUNE)
 
-    def check_labels(self, wanted):
+    def evenly_spaced(self, count: int) -> np.ndarray:
+        """The indices of so many images, evenly spaced over the data set, rising; of all if there are no more.
+
+        Example:
+            >>> open_images("digits", image_size=8, channels=1).evenly_spaced(4)
+            array([   0,  449,  898, 1347])
+        """
+        count = min(count, self.num_images)
+        return np.arange(count, dtype=np.int64) * self.num_images // count
+
+    def check_labels(self, wanted: bool) -> None:
         """Raises DataError if labels are wanted and there are none."""
         if wanted and self.labels is None:
             raise DataError("labels: got True, expected False, since the data set has none")
 
+    @contextlib.contextmanager
+    def plain_errors(self) -> Iterator[None]:
+        """Inside it, images that cannot be read raise the DataError, in place of TensorFlow's error that quotes it."""
+        try:
+            yield
+        except tf.errors.OpError:
+            if self._failure is None:
+                raise
+            raise self._failure from None
+        finally:
+            self._failure = None
 
-def training_batches(
-    images, batch_size, seed, start_step=0, flip=False, labels=False, replicas=range(1), num_replicas=1
-):
-    """Endless batches for training; batch k is a function of (seed, k) and of the data alone.
-
-    Every epoch is a fresh shuffle, seeded by (seed, epoch), and leaves out the last `num_images % batch_size` of it.
-    A worker of several reads its own rows alone: replica r has rows `[r * B, (r + 1) * B)` of the global batch, which
-    is the same however many replicas share it.
-
-    Args:
-        images: an `Images`.
-        batch_size: of the global batch, at most `images.num_images`.
-        seed: integer.
-        start_step: the first batch to give; the ones before it are not read.
-        flip: whether to mirror images left to right at random.
-        labels: whether to yield `(x, label)` instead of `x`.
-        replicas: consecutive numbers of this worker's replicas.
-        num_replicas: of all workers together; a divisor of batch_size.
-
-    Returns:
-        tf.data.Dataset of float32 `[B, H, W, C]` in [-1, 1], or of pairs with int64 `[B]`, where B is
-        `batch_size / num_replicas`: for each step one element for each of `replicas`, in their order.
-
-    Raises:
-        DataError: if there are fewer images than batch_size, replicas cannot share it evenly, or labels are asked for
-            and there are none.
-
-    Example:
-        >>> digits = open_images("digits", image_size=8, channels=1)
-        >>> x = next(iter(training_batches(digits, batch_size=32, seed=0)))
-        >>> x.shape
-        TensorShape([32, 8, 8, 1])
-    """
-    if not 1 <= batch_size <= images.num_images:
-        raise DataError(f"batch_size: got {batch_size}, expected 1 to {images.num_images}, the number of images")
-    if batch_size % num_replicas:
-        raise DataError(f"batch_size: got {batch_size}, expected a multiple of {num_replicas}, the number of replicas")
-    images.check_labels(labels)
-    rows = batch_size // num_replicas
-
-    def load(step, replica, indices):
-        pixels = images.read(tf.ensure_shape(indices, (rows,)))
-        if flip:
-            # The whole batch's are drawn, whoever needs them.
-            drawn = tf.random.stateless_uniform((num_replicas, rows), fold([seed, _FLIPS], step), alg="philox")
-            pixels = _mirrored(pixels, drawn[replica] < 0.5)
-        return (pixels, images.read_labels(indices)) if labels else (pixels,)
-
-    def finish(pixels, *label):
-        return (to_unit_range(pixels), *label) if labels else to_unit_range(pixels)
-
-    shares = _shares(images.num_images, batch_size, seed, start_step, replicas, num_replicas)
-    batches = shares.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    # Floats come last: they are four times as large, and would be so in every buffer.
-    return batches.prefetch(tf.data.AUTOTUNE).map(finish)
-
-
-def _mirrored(pixels, which):
-    # Several times faster than tf.where and a slice with a negative step.
-    both = tf.concat([pixels, tf.reverse(pixels, [2])], axis=0)
-    return tf.gather(both, tf.range(len(pixels)) + tf.where(which, len(pixels), 0))
-
-
-def _shares(num_images, batch_size, seed, start_step, replicas, num_replicas):
-    """Endless `(step, replica, indices)` of the given replicas, from start_step on."""
-    steps_per_epoch = num_images // batch_size
-    first_epoch, skipped_steps = divmod(start_step, steps_per_epoch)
-    first, own, rows = replicas[0], len(replicas), batch_size // num_replicas
-
-    def epoch_indices(epoch):
-        everything = tf.range(num_images, dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(everything, fold([seed, _ORDER], epoch), alg="philox")
-        batches = tf.reshape(order[: steps_per_epoch * batch_size], (steps_per_epoch, num_replicas, rows))
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(batches[:, first : first + own], (-1, rows)))
-
-    indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices)
-    indices = indices.enumerate(first_epoch * steps_per_epoch * own)
-    # Skipped here, where an element is a row of indices and costs nothing.
-    indices = indices.skip(skipped_steps * own)
-    shares = indices.map(lambda count, row: (count // own, first + count % own, row))
-    return shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-
-
-def measure_throughput(dataset, images_per_element, seconds=1.0):
-    """Images a second that a data set gives when nothing else is done with them.
-
-    Reads from the data set's beginning, until so many seconds have passed or it ends. The first element is not counted.
-
-    Args:
-        dataset: tf.data.Dataset of two elements or more.
-        images_per_element: how many images each of its elements has.
-        seconds: how long to read.
-
-    Raises:
-        DataError: if the data set has only one element, or none.
-
-    Example:
-        >>> digits = open_images("digits", image_size=8, channels=1)
-        >>> measure_throughput(training_batches(digits, batch_size=32, seed=0), images_per_element=32) > 0
-        True
-    """
-    iterator = iter(dataset)
-    next(iterator, None)
-    started, elapsed, count = time.monotonic(), 0.0, 0
-    for _ in iterator:
-        count += 1
-        elapsed = time.monotonic() - started
-        if elapsed >= seconds:
-            break
-    if not count:
-        raise DataError("dataset: got one with fewer than 2 elements, expected 2 or more")
-    return count * images_per_element / elapsed
+    def _fetch_noting_failure(self, indices):
+        try:
+            return self._fetch(indices)
+        except DataError as error:
+            self._failure = error
+            raise
 
 
 def open_images(
-    source, image_size, channels, name=None, split="train", root=None, cache_dir=None, cache_gb=2.0, max_corrupt=100
-):
+    source: str,
+    image_size: int | Sequence[int],
+    channels: int,
+    name: str | None = None,
+    split: str = "train",
+    root: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    cache_gb: float = 2.0,
+    max_corrupt: int = 100,
+) -> Images:
     """Opens a data set; each image is cut to its largest centred part of the wanted form, then resized.
 
     Args:
@@ -224,7 +153,7 @@ def open_images(
             readable file is used in its place.
 
     Returns:
-        `Images`. Reading from a folder with more unreadable files, or with no other, raises DataError.
+        `Images`. Reading from a folder with more unreadable files, or with no other, is a DataError.
 
     Raises:
         DataError: if the data cannot be found, or an argument is out of range.
@@ -251,25 +180,26 @@ def open_images(
     if source == "image_folder":
         return _open_folder(root, image_shape, cache_gb * _GIGABYTE, max_corrupt)
     if source == "tfds":
-        return _in_memory(*read_tfds(name, split, root, image_shape, cache_dir, cache_gb * _GIGABYTE))
+        return in_memory(*read_tfds(name, split, root, image_shape, cache_dir, cache_gb * _GIGABYTE))
     raise DataError(f"source: got {source!r}, expected one of digits, image_folder, tfds")
 
 
-def _in_memory(pixels, labels=None, num_classes=None):
+def in_memory(pixels: np.ndarray, labels: np.ndarray | None = None, num_classes: int | None = None) -> Images:
+    """The `Images` of an array, uint8 `[N, H, W, C]`, with int64 `[N]` labels or none."""
     return Images(lambda indices: pixels[indices], len(pixels), pixels.shape[1:], labels, num_classes)
 
 
-def _part(split, count):
+def _slice_of(split, count):
     """The slice of `count` images that a split names, as TFDS writes it."""
     match = _SPLIT.fullmatch(split)
     if match:
-        part = slice(*(_place(text, count) for text in match.group("start", "stop")))
+        part = slice(*(_bound(text, count) for text in match.group("start", "stop")))
         if range(count)[part]:
             return part
     raise DataError(f"split: got {split!r}, expected train, or a slice that is not empty, such as 'train[:90%]'")
 
 
-def _place(text, count):
+def _bound(text, count):
     if not text:
         return None
     return round(count * int(text[:-1]) / 100) if text.endswith("%") else int(text)
@@ -281,11 +211,11 @@ def _open_digits(image_shape, split):
     if image_shape[-1] != 1:
         raise DataError(f"channels: got {image_shape[-1]}, expected 1 for digits")
     digits = load_digits()
-    part = _part(split, len(digits.target))
+    part = _slice_of(split, len(digits.target))
     # The values are 0 to 16.
     pixels = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
     pixels = np.stack([fit(Image.fromarray(picture), image_shape) for picture in pixels])
-    return _in_memory(pixels, digits.target[part].astype(np.int64), num_classes=10)
+    return in_memory(pixels, digits.target[part].astype(np.int64), num_classes=10)
 
 
 def _open_folder(root, image_shape, memory_limit, max_corrupt):

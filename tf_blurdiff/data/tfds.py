@@ -2,9 +2,11 @@
 
 import difflib
 import math
+import os
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +14,7 @@ from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import DataError, fit
+from tf_blurdiff.data.pictures import DataError, fit
 
 # What the papers and the configs call it, and what TFDS does.
 _ALIASES = {"lsun/church": "lsun/church_outdoor"}
@@ -20,7 +22,14 @@ _ALIASES = {"lsun/church": "lsun/church_outdoor"}
 _DOWNLOAD_RETRIES = 5
 
 
-def read_tfds(name, split, data_dir, image_shape, cache_dir, memory_limit):
+def read_tfds(
+    name: str | None,
+    split: str,
+    data_dir: str | os.PathLike | None,
+    image_shape: tuple[int, int, int],
+    cache_dir: str | os.PathLike | None,
+    memory_limit: float,
+) -> tuple[np.ndarray, np.ndarray | None, int | None]:
     """Decodes a TFDS data set; downloads it first if `data_dir` does not have it.
 
     Args:
@@ -50,7 +59,7 @@ def read_tfds(name, split, data_dir, image_shape, cache_dir, memory_limit):
     return pixels, labels if num_classes is not None else None, num_classes
 
 
-def find_builder(name, data_dir):
+def find_builder(name: str | None, data_dir: str | os.PathLike | None) -> tuple[Any, int | None]:
     """TFDS's builder of a data set of images, and the number of its classes or None; raises DataError."""
     import tensorflow_datasets as tfds
 

@@ -4,11 +4,13 @@ Since the basis is orthonormal, isotropic noise in pixels is isotropic noise in 
 axis the transform assumes a mirrored border, so a blur that multiplies DCT coefficients does not darken the edges.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
 
-def dct2(x):
+def dct2(x: Any) -> tf.Tensor:
     """Transforms images to the DCT basis.
 
     Args:
@@ -28,7 +30,7 @@ def dct2(x):
     return _along_both_axes(x, lambda rows: tf.signal.dct(rows, type=2, norm="ortho"))
 
 
-def idct2(freq):
+def idct2(freq: Any) -> tf.Tensor:
     """The inverse of `dct2`: `[B, H, W, C]` coefficients to float32 `[B, H, W, C]` images.
 
     Example:
@@ -40,7 +42,7 @@ def idct2(freq):
     return _along_both_axes(freq, lambda rows: tf.signal.idct(rows, type=2, norm="ortho"))
 
 
-def laplacian_eigenvalues(height, width):
+def laplacian_eigenvalues(height: int, width: int) -> np.ndarray:
     """Eigenvalues of the negative Laplacian with mirrored borders, one for each DCT coefficient.
 
     Args:

@@ -3,13 +3,16 @@
 A grid is a function of num_steps and of the process.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from keras import ops
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.diffusion.process import Process
+from tf_blurdiff.errors import UserError, one_of
 
 
-def uniform_times(num_steps, process=None):
+def uniform_times(num_steps: int, process: Process | None = None) -> np.ndarray:
     """Even steps: 1, 1 - 1/num_steps, ..., 0.
 
     Example:
@@ -19,7 +22,7 @@ def uniform_times(num_steps, process=None):
     return (1.0 - np.arange(num_steps + 1) / num_steps).astype(np.float32)
 
 
-def quadratic_times(num_steps, process=None):
+def quadratic_times(num_steps: int, process: Process | None = None) -> np.ndarray:
     """Ever shorter steps: `(1 - i / num_steps)^2`.
 
     Example:
@@ -29,7 +32,7 @@ def quadratic_times(num_steps, process=None):
     return ((1.0 - np.arange(num_steps + 1) / num_steps) ** 2).astype(np.float32)
 
 
-def logsnr_times(num_steps, process):
+def logsnr_times(num_steps: int, process: Process) -> np.ndarray:
     """Even steps of the noise schedule's log-SNR, for a process that ends in noise.
 
     Example:
@@ -48,8 +51,7 @@ def logsnr_times(num_steps, process):
 GRIDS = {"uniform": uniform_times, "quadratic": quadratic_times, "logsnr": logsnr_times}
 
 
-def get_grid(name):
+def get_grid(name: str) -> Callable:
     """The grid of that name; a UserError lists the names there are."""
-    if name not in GRIDS:
-        raise UserError(f"grid must be one of {', '.join(GRIDS)}. Received: {name!r}")
+    one_of("grid", name, GRIDS)
     return GRIDS[name]

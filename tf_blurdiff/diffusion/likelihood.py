@@ -8,7 +8,8 @@ The bound has three parts, and in the DCT basis the first two are sums over coef
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +18,9 @@ from tqdm import tqdm
 
 from tf_blurdiff.diffusion.dct import dct2, laplacian_eigenvalues
 from tf_blurdiff.diffusion.grids import get_grid
+from tf_blurdiff.diffusion.process import Marginal, Process
 from tf_blurdiff.diffusion.stateless_random import fold, normal_by_seed
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, check_count
 
 # On the scale of [-1, 1] the 256 levels are 2 / 255 apart.
 _LEVELS_PER_UNIT = 127.5
@@ -51,24 +53,24 @@ class _Times(NamedTuple):
     edges: np.ndarray  # the grid, float32 [num_steps + 1], from 0 up
 
     @property
-    def part(self):
+    def part(self) -> int:
         """Steps in one of the num_times equal parts of the grid, of which one is looked at."""
         return self.num_steps // self.num_times
 
 
 def bits_per_dimension(
-    images,
-    process,
-    denoise,
-    num_steps=1000,
-    num_times=None,
-    grid="logsnr",
-    seed=0,
-    batch_size=64,
-    num_bands=8,
-    conditions=(),
-    verbose=False,
-):
+    images: Any,
+    process: Process,
+    denoiser: Callable,
+    num_steps: int = 1000,
+    num_times: int | None = None,
+    grid: str = "logsnr",
+    seed: int = 0,
+    batch_size: int = 64,
+    num_bands: int = 8,
+    conditions: tuple = (),
+    verbose: bool = False,
+) -> Bound:
     """The variational bound on the negative log-likelihood of 8-bit images, an estimate from random noise.
 
     What is drawn for an image is a function of `seed` and of the image's number in `images` alone.
@@ -76,7 +78,7 @@ def bits_per_dimension(
     Args:
         images: float array `[N, H, W, C]` of 8-bit pixels, scaled to [-1, 1].
         process: a `Process` that ends in noise.
-        denoise: `(z_freq, t, at_t, at_s, *conditions) -> predictions.Estimate`, of which `x0_freq` is used. It is
+        denoiser: `(z_freq, t, at_t, at_s, *conditions) -> predictions.Estimate`, of which `x0_freq` is used. It is
             traced. z_freq is float32 `[B, H, W, C]` in the DCT basis and t float32 `[B]` in (0, 1]; at_t and at_s are
             the process's `Marginal` at t and at the grid's next time s < t.
         num_steps: steps of the grid. The bound is that of ancestral sampling in these steps, and with an exact denoiser
@@ -89,7 +91,7 @@ def bits_per_dimension(
         seed: integer of 64 bits.
         batch_size: images in memory at once.
         num_bands: of the spectrum, equally wide in radial frequency.
-        conditions: arrays `[N, ...]`, such as labels, whose rows go to denoise.
+        conditions: arrays `[N, ...]`, such as labels, whose rows go to denoiser.
         verbose: whether to show a progress bar.
 
     Returns:
@@ -116,12 +118,12 @@ def bits_per_dimension(
     """
     _check_process(process)
     times = _checked_times(num_steps, num_times, seed, grid, process)
-    _check_count("batch_size", batch_size)
-    _check_count("num_bands", num_bands)
+    check_count("batch_size", batch_size)
+    check_count("num_bands", num_bands)
     images = _checked_images(images)
     conditions = _checked_conditions(conditions, len(images))
     with tqdm(total=len(images) * times.num_times, disable=not verbose, desc="likelihood", unit="step") as progress:
-        nats = _terms(images, process, denoise, times, batch_size, conditions, progress)
+        nats = _terms(images, process, denoiser, times, batch_size, conditions, progress)
     # From here on in float64, and in bits per dimension.
     prior, diffusion, reconstruction = (each / (math.log(2.0) * math.prod(images.shape[1:])) for each in nats)
     bands, number_of_band = _bands(*images.shape[1:3], num_bands)
@@ -134,7 +136,7 @@ def bits_per_dimension(
 # The terms, in nats
 
 
-def prior_terms(x0_freq, at_1):
+def prior_terms(x0_freq: Any, at_1: Marginal) -> Any:
     """`KL(q(u_1 | x) || N(0, I))` for each coefficient.
 
     Args:
@@ -157,7 +159,7 @@ def prior_terms(x0_freq, at_1):
     return 0.5 * (ops.square(at_1.alpha * x0_freq) + ops.expm1(log_variance) - log_variance)
 
 
-def diffusion_terms(x0_freq, x0_hat_freq, at_t, at_s):
+def diffusion_terms(x0_freq: Any, x0_hat_freq: Any, at_t: Marginal, at_s: Marginal) -> Any:
     """`KL(q(u_s | u_t, x) || q(u_s | u_t, x_hat))` for each coefficient.
 
     `1/2 (snr_s - snr_t) (x - x_hat)^2`; with eps that is `1/2 expm1(logsnr_s - logsnr_t) (eps - eps_hat)^2`, which is
@@ -183,7 +185,7 @@ def diffusion_terms(x0_freq, x0_hat_freq, at_t, at_s):
     return 0.5 * snr_fall * ops.square(x0_freq - x0_hat_freq)
 
 
-def reconstruction_terms(images, eps, at_0):
+def reconstruction_terms(images: Any, eps: Any, at_0: Marginal) -> Any:
     """`-log p(x | z_0)` for each pixel and channel, with `z_0 = a_0 x + sigma_0 eps`.
 
     `p(x | z_0)` is a Gaussian around `z_0 / a_0` with standard deviation `sigma_0 / a_0`, in bins around the 256 levels
@@ -223,9 +225,9 @@ def _normal_cdf(x):
 # Their sums
 
 
-def _terms(images, process, denoise, times, batch_size, conditions, progress):
+def _terms(images, process, denoiser, times, batch_size, conditions, progress):
     """Prior, diffusion and reconstruction in nats, summed over channels: three of float64 `[N, H, W]`."""
-    add_diffusion, other_terms = _traced(images, process, denoise, times, conditions)
+    add_diffusion, other_terms = _traced(images, process, denoiser, times, conditions)
     block = times.num_times if progress.disable else -(-times.num_times // _PROGRESS_BLOCKS)
     results = []
     for first_row in range(0, len(images), batch_size):
@@ -243,14 +245,14 @@ def _terms(images, process, denoise, times, batch_size, conditions, progress):
     return [np.concatenate(batches) for batches in zip(*results)]
 
 
-def _traced(images, process, denoise, times, conditions):
+def _traced(images, process, denoiser, times, conditions):
     """The two functions that work on a batch, traced once for batches of all sizes."""
     batch = tf.TensorSpec((None, *images.shape[1:]), tf.float32)
     rows, number = tf.TensorSpec((None,), tf.int64), tf.TensorSpec((), tf.int32)
     of_rows = tuple(tf.TensorSpec((None, *each.shape[1:]), each.dtype) for each in conditions)
 
     def add_diffusion(total, images, rows, conditions, first, last):
-        return _add_diffusion(total, images, rows, conditions, first, last, process, denoise, times)
+        return _add_diffusion(total, images, rows, conditions, first, last, process, denoiser, times)
 
     def other_terms(images, rows):
         return _other_terms(images, rows, process, times.seed)
@@ -260,7 +262,7 @@ def _traced(images, process, denoise, times, conditions):
     return trace(add_diffusion, batch, batch, rows, of_rows, number, number), trace(other_terms, batch, rows)
 
 
-def _add_diffusion(total, images, rows, conditions, first, last, process, denoise, times):
+def _add_diffusion(total, images, rows, conditions, first, last, process, denoiser, times):
     """`total` and the diffusion terms at the images' times number `first` to `last - 1`, `[B, H, W, C]`."""
     shape = images.shape[1:]
     x0_freq, steps = dct2(images), _chosen_steps(rows, times)
@@ -270,7 +272,7 @@ def _add_diffusion(total, images, rows, conditions, first, last, process, denois
         t, s = ops.take(times.edges, step + 1), ops.take(times.edges, step)
         at_t, at_s = (process.marginal(time, *shape[:2]) for time in (t, s))
         eps_freq = normal_by_seed(rows, _stream(times.seed, _NOISE, i), shape)
-        x0_hat_freq = denoise(at_t.alpha * x0_freq + at_t.sigma * eps_freq, t, at_t, at_s, *conditions).x0_freq
+        x0_hat_freq = denoiser(at_t.alpha * x0_freq + at_t.sigma * eps_freq, t, at_t, at_s, *conditions).x0_freq
         if x0_hat_freq is None:
             raise UserError("bits per dimension need an estimate of the image; this prediction has none")
         return i + 1, total + diffusion_terms(x0_freq, x0_hat_freq, at_t, at_s)
@@ -327,24 +329,15 @@ def _check_process(process):
 
 
 def _checked_times(num_steps, num_times, seed, grid, process):
-    _check_count("num_steps", num_steps)
+    check_count("num_steps", num_steps)
     num_times = num_steps if num_times is None else num_times
-    _check_count("num_times", num_times)
+    check_count("num_times", num_times)
     if num_steps % num_times:
         raise UserError(f"num_times must divide num_steps, {num_steps}. Received: {num_times}")
-    if not _is_integer(seed) or not -(2**63) <= seed < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not -(2**63) <= seed < 2**63:
         raise UserError(f"seed must be an integer of 64 bits. Received: {seed!r}")
     edges = get_grid(grid)(int(num_steps), process)[::-1]
     return _Times(int(num_steps), int(num_times), int(seed), edges)
-
-
-def _check_count(name, value):
-    if not _is_integer(value) or not 1 <= value < 2**31:
-        raise UserError(f"{name} must be an integer of 1 or more, below 2^31. Received: {value!r}")
-
-
-def _is_integer(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _checked_images(images):

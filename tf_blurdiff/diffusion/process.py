@@ -5,7 +5,7 @@ float32 and as logarithms: ratios such as `1 / alpha_t` reach 1e5.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -14,11 +14,14 @@ from tf_blurdiff.diffusion.dct import dct2, idct2, laplacian_eigenvalues
 from tf_blurdiff.diffusion.schedules import (
     ConstantNoise,
     CosineNoise,
+    DissipationSchedule,
     LinearBetaNoise,
     LogSpacedBlur,
+    NoiseSchedule,
     SinBlur,
     SinSquaredBlur,
 )
+from tf_blurdiff.errors import UserError, one_of
 
 BLUR_UNITS = ("pixels", "width")
 NOISE_SCHEDULES = ("cosine", "linear_betas")
@@ -28,27 +31,27 @@ BLUR_SCHEDULES = {"sin_squared": SinSquaredBlur, "sin": SinBlur}
 class Marginal(NamedTuple):
     """`q(z_t | x0)` in the DCT basis at one time: `N(alpha_t * x0_freq, sigma_t^2 I)`."""
 
-    log_alpha: object  # [B, H, W, 1]
-    log_sigma: object  # [B, 1, 1, 1]
-    log_a: object  # [B, 1, 1, 1]: alpha_t without the blur
+    log_alpha: Any  # [B, H, W, 1]
+    log_sigma: Any  # [B, 1, 1, 1]
+    log_a: Any  # [B, 1, 1, 1]: alpha_t without the blur
 
     @property
-    def alpha(self):
+    def alpha(self) -> Any:
         """The signal's scale for each frequency, [B, H, W, 1]."""
         return ops.exp(self.log_alpha)
 
     @property
-    def sigma(self):
+    def sigma(self) -> Any:
         """The noise's standard deviation, [B, 1, 1, 1]."""
         return ops.exp(self.log_sigma)
 
     @property
-    def logsnr(self):
+    def logsnr(self) -> Any:
         """`log(alpha_t^2 / sigma_t^2)` for each frequency, [B, H, W, 1]."""
         return 2.0 * (self.log_alpha - self.log_sigma)
 
     @property
-    def half_logsnr(self):
+    def half_logsnr(self) -> Any:
         """`log(a_t / sigma_t)`: half the noise schedule's log-SNR, the blur left aside, [B, 1, 1, 1]."""
         return self.log_a - self.log_sigma
 
@@ -83,11 +86,12 @@ class Process:
     Reference: Hoogeboom and Salimans, Blurring Diffusion Models, 2023, equations 8 to 20.
     """
 
-    def __init__(self, noise, dissipation, min_gain=0.0, blur_unit="pixels"):
+    def __init__(
+        self, noise: NoiseSchedule, dissipation: DissipationSchedule, min_gain: float = 0.0, blur_unit: str = "pixels"
+    ) -> None:
         if not 0.0 <= min_gain < 1.0:
-            raise ValueError(f"min_gain must be in [0, 1). Received: {min_gain}")
-        if blur_unit not in BLUR_UNITS:
-            raise ValueError(f"blur_unit must be one of {', '.join(BLUR_UNITS)}. Received: {blur_unit!r}")
+            raise UserError(f"min_gain must be in [0, 1). Received: {min_gain}")
+        one_of("blur_unit", blur_unit, BLUR_UNITS)
         self.noise = noise
         self.dissipation = dissipation
         self.min_gain = min_gain
@@ -97,23 +101,23 @@ class Process:
         self.keeps_every_frequency = min_gain > 0 or dissipation.sigma_blur_max == 0
         self.num_levels = getattr(dissipation, "num_levels", None)
 
-    def blur_sigma(self, t, width):
+    def blur_sigma(self, t: Any, width: int) -> Any:
         """Returns the blur's standard deviation in pixels at times t, of t's shape, for an image `width` wide."""
         return self.dissipation(t) * self._pixels_a_unit(width)
 
-    def max_blur_sigma(self, width):
+    def max_blur_sigma(self, width: int) -> float:
         """The largest `blur_sigma` in pixels, a float."""
         return self.dissipation.sigma_blur_max * self._pixels_a_unit(width)
 
-    def level_time(self, uniform):
+    def level_time(self, uniform: Any) -> Any:
         """The time of one of the levels, each as likely as another, for numbers that are uniform in [0, 1)."""
         return (ops.floor(uniform * self.num_levels) + 1.0) / self.num_levels
 
-    def next_level(self, t):
+    def next_level(self, t: Any) -> Any:
         """The time one level below t; 0 is that of the image itself."""
         return ops.maximum(t - 1.0 / self.num_levels, 0.0)
 
-    def marginal(self, t, height, width):
+    def marginal(self, t: Any, height: int, width: int) -> Marginal:
         """Returns the `Marginal` at times t, float32 `[B]` in [0, 1]."""
         t = ops.reshape(ops.convert_to_tensor(t, "float32"), (-1, 1, 1, 1))
         log_a, log_sigma = self.noise(t)
@@ -121,16 +125,16 @@ class Process:
         log_heat = -laplacian_eigenvalues(height, width)[None, :, :, None] * dissipation_time
         return Marginal(log_a + self._log_gain(log_heat), log_sigma, log_a)
 
-    def marginal_of(self, half_logsnr, height, width):
+    def marginal_of(self, half_logsnr: Any, height: int, width: int) -> Marginal:
         """The `Marginal` at the time when `log(a_t / sigma_t)` is half_logsnr, of a process that ends in noise."""
         return self.marginal(self.noise.time_of(half_logsnr), height, width)
 
-    def alpha_sigma(self, t, height, width):
+    def alpha_sigma(self, t: Any, height: int, width: int) -> tuple[Any, Any]:
         """Returns `(alpha_t [B, H, W, 1] in the DCT basis, sigma_t [B, 1, 1, 1])` at times t, `[B]`."""
         marginal = self.marginal(t, height, width)
         return marginal.alpha, marginal.sigma
 
-    def diffuse(self, x0, t, eps):
+    def diffuse(self, x0: Any, t: Any, eps: Any) -> Any:
         """Returns `z_t`, pixel space.
 
         Args:
@@ -141,7 +145,7 @@ class Process:
         alpha, sigma = self.alpha_sigma(t, *x0.shape[1:3])
         return idct2(alpha * dct2(x0)) + sigma * eps
 
-    def posterior(self, z_t, x0, t, s):
+    def posterior(self, z_t: Any, x0: Any, t: Any, s: Any) -> tuple[Any, Any]:
         """`q(z_s | z_t, x0)` for s < t.
 
         Args:
@@ -155,7 +159,7 @@ class Process:
         mean_freq, variance = posterior_freq(dct2(z_t), dct2(x0), self.marginal(t, *size), self.marginal(s, *size))
         return idct2(mean_freq), variance
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The schedules and min_gain, as Keras saves them."""
         serialize = keras.saving.serialize_keras_object
         return {
@@ -166,7 +170,7 @@ class Process:
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "Process":
         """The inverse of `get_config`."""
         deserialize = keras.saving.deserialize_keras_object
         schedules = {name: deserialize(config[name]) for name in ("noise", "dissipation")}
@@ -181,7 +185,7 @@ class Process:
         return ops.logaddexp(math.log1p(-self.min_gain) + log_heat, math.log(self.min_gain))
 
 
-def posterior_freq(z_t_freq, x0_freq, at_t, at_s):
+def posterior_freq(z_t_freq: Any, x0_freq: Any, at_t: Marginal, at_s: Marginal) -> tuple[Any, Any]:
     """`q(u_s | u_t, u_x)` in the DCT basis: `(mean [B, H, W, C], variance [B, H, W, 1])`.
 
     With `D = logsnr_t - logsnr_s <= 0`, `variance = -sigma_s^2 expm1(D)`; no clamp is needed.
@@ -193,40 +197,47 @@ def posterior_freq(z_t_freq, x0_freq, at_t, at_s):
 
 
 def blurring(
-    sigma_blur_max=20.0,
-    min_gain=0.001,
-    logsnr_min=-10.0,
-    logsnr_max=10.0,
-    blur_schedule="sin_squared",
-    blur_unit="pixels",
-):
+    sigma_blur_max: float = 20.0,
+    min_gain: float = 0.001,
+    logsnr_min: float = -10.0,
+    logsnr_max: float = 10.0,
+    blur_schedule: str = "sin_squared",
+    blur_unit: str = "pixels",
+) -> Process:
     """Blurring diffusion: heat dissipation and noise together (Hoogeboom and Salimans, 2023, section 4).
 
     `blur_schedule` is "sin_squared" or "sin". With `min_gain=0` a strong blur leaves nothing of high frequencies, and
     x0 cannot be computed from eps there: such a process goes with `prediction="x0"` only.
     """
-    if blur_schedule not in BLUR_SCHEDULES:
-        raise ValueError(f"blur_schedule must be one of {', '.join(BLUR_SCHEDULES)}. Received: {blur_schedule!r}")
+    one_of("blur_schedule", blur_schedule, BLUR_SCHEDULES)
     dissipation = BLUR_SCHEDULES[blur_schedule](sigma_blur_max)
     return Process(CosineNoise(logsnr_min, logsnr_max), dissipation, min_gain, blur_unit)
 
 
-def gaussian(logsnr_min=-10.0, logsnr_max=10.0, noise_schedule="cosine"):
+def gaussian(logsnr_min: float = -10.0, logsnr_max: float = 10.0, noise_schedule: str = "cosine") -> Process:
     """Standard Gaussian diffusion: `blurring` with no blur.
 
     `noise_schedule` is "cosine", or "linear_betas" for DDPM's own (Ho et al., 2020, section 4), which has no limits to
     set.
     """
-    if noise_schedule not in NOISE_SCHEDULES:
-        raise ValueError(f"noise_schedule must be one of {', '.join(NOISE_SCHEDULES)}. Received: {noise_schedule!r}")
+    one_of("noise_schedule", noise_schedule, NOISE_SCHEDULES)
     if noise_schedule == "cosine":
         return Process(CosineNoise(logsnr_min, logsnr_max), SinSquaredBlur(0.0))
     if (logsnr_min, logsnr_max) != (-10.0, 10.0):
-        raise ValueError(f"linear_betas has no logsnr_min and logsnr_max. Received: {logsnr_min}, {logsnr_max}")
+        raise UserError(
+            "logsnr_min and logsnr_max must be -10.0 and 10.0 with linear_betas, which has limits of its own. "
+            f"Received: {logsnr_min}, {logsnr_max}"
+        )
     return Process(LinearBetaNoise(), SinSquaredBlur(0.0))
 
 
-def heat_dissipation(sigma_blur_min=0.5, sigma_blur_max=24.0, sigma=0.02, num_levels=200, blur_unit="pixels"):
+def heat_dissipation(
+    sigma_blur_min: float = 0.5,
+    sigma_blur_max: float = 24.0,
+    sigma: float = 0.02,
+    num_levels: int = 200,
+    blur_unit: str = "pixels",
+) -> Process:
     """Inverse heat dissipation: blur level by level, and a little noise of the same strength at all times.
 
     The defaults are those published for CIFAR-10; sigma is 0.01 where pixels are in [0, 1], and 0.02 here. The reverse
@@ -238,7 +249,9 @@ def heat_dissipation(sigma_blur_min=0.5, sigma_blur_max=24.0, sigma=0.02, num_le
     return Process(ConstantNoise(sigma), dissipation, blur_unit=blur_unit)
 
 
-def cold(sigma_blur_min=0.01, sigma_blur_max=1.0, num_levels=300, blur_unit="width"):
+def cold(
+    sigma_blur_min: float = 0.01, sigma_blur_max: float = 1.0, num_levels: int = 300, blur_unit: str = "width"
+) -> Process:
     """Cold diffusion: blur alone, without noise, down to (almost) the mean colour; for `prediction="x0"`.
 
     The published process is a chain of 300 truncated kernels whose standard deviations grow exponentially, with

@@ -6,43 +6,39 @@ SavedModel.
 """
 
 import functools
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from tf_blurdiff.diffusion.process import posterior_freq
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.diffusion.grids import get_grid
+from tf_blurdiff.diffusion.predictions import Estimate, get_prediction
+from tf_blurdiff.diffusion.process import Marginal, Process, posterior_freq
+from tf_blurdiff.errors import UserError, check_count, is_number, one_of
 
+# Rissanen et al., 2023: what sampling adds is best a little above what training did.
+_DELTA_OVER_SIGMA = 1.25
 # Four give the integrals of a step to a thousandth of its error.
 _GAUSS_NODES = 4
-
-
-class Sampling(NamedTuple):
-    """How to sample: the sampler's name, steps and grid, the noise of "ddim" and, as a standard deviation, of
-    "heat"."""
-
-    sampler: str
-    num_steps: int
-    grid: str
-    eta: float = 0.0
-    delta: float = 0.0
 
 
 class Step(NamedTuple):
     """What a step from t to s works on; tensors are `[B, H, W, C]` in the DCT basis."""
 
-    z_freq: object
-    estimate: object  # predictions.Estimate at z_freq
-    noise_freq: object  # standard normal, or 0 where none is wanted
-    at_t: object  # process.Marginal
-    at_s: object
-    marginal_of: Callable = None  # log(a / sigma) -> the Marginal with that
+    z_freq: Any
+    estimate: Estimate  # at z_freq
+    noise_freq: Any  # standard normal, or 0 where none is wanted
+    at_t: Marginal
+    at_s: Marginal
+    marginal_of: Callable | None = None  # log(a / sigma) -> the Marginal with that
     earlier: tuple = ()  # of samplers of a higher order: (answer_freq, at, is_there) of the steps before, newest first
+    eta: float = 0.0  # the noise of "ddim"
+    delta: float = 0.0  # the noise of "heat", a standard deviation
 
 
-def ancestral_step(step, settings):
+def ancestral_step(step: Step) -> Any:
     """Draws `z_s` from `q(z_s | z_t, x0_hat)`.
 
     Reference: Ho et al., 2020, algorithm 2; Hoogeboom and Salimans, 2023, equation 20.
@@ -51,7 +47,7 @@ def ancestral_step(step, settings):
     return mean_freq + ops.sqrt(variance) * step.noise_freq
 
 
-def ancestral2_step(step, settings):
+def ancestral2_step(step: Step) -> Any:
     """The ancestral step of second order: `z_s` from `q(z_s | z_t, x0_middle)`.
 
     `x0_middle` is x0_hat continued to the middle of the step along the line through the last two answers, as a function
@@ -68,7 +64,7 @@ def ancestral2_step(step, settings):
     return mean_freq + ops.sqrt(variance) * step.noise_freq
 
 
-def ddim_step(step, settings):
+def ddim_step(step: Step) -> Any:
     """DDIM: deterministic for `eta = 0`, the ancestral step for `eta = 1`.
 
     `u_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 var) eps + eta sqrt(var) noise`, with var the posterior's variance.
@@ -77,13 +73,13 @@ def ddim_step(step, settings):
     """
     # var = -sigma_s^2 expm1(D) with D = logsnr_t - logsnr_s: both roots have the factor sigma_s^2.
     expm1_logsnr_fall = ops.expm1(step.at_t.logsnr - step.at_s.logsnr)
-    eps_scale = ops.sqrt(1.0 + settings.eta**2 * expm1_logsnr_fall)
-    noise_scale = settings.eta * ops.sqrt(-expm1_logsnr_fall)
+    eps_scale = ops.sqrt(1.0 + step.eta**2 * expm1_logsnr_fall)
+    noise_scale = step.eta * ops.sqrt(-expm1_logsnr_fall)
     noise_freq = eps_scale * step.estimate.eps_freq + noise_scale * step.noise_freq
     return step.at_s.alpha * step.estimate.x0_freq + step.at_s.sigma * noise_freq
 
 
-def multistep_step(step, settings, order):
+def multistep_step(step: Step, order: int) -> Any:
     """A deterministic step that continues the network's eps as a polynomial through the last `order` calls.
 
     With `y = u / alpha` and `rho = sigma / alpha`, per frequency, the deterministic process is `dy = eps d(rho)`. Here
@@ -121,15 +117,15 @@ def _integral_with_noise(step, w_t, length, function):
     return total * length
 
 
-def heat_step(step, settings):
+def heat_step(step: Step) -> Any:
     """The less blurred mean, and noise of standard deviation `delta`; after the last step the mean is the image.
 
     Reference: Rissanen et al., Generative Modelling With Inverse Heat Dissipation, 2023, algorithm 2.
     """
-    return step.estimate.mean_freq + settings.delta * step.noise_freq
+    return step.estimate.mean_freq + step.delta * step.noise_freq
 
 
-def cold_step(step, settings):
+def cold_step(step: Step) -> Any:
     """Cold diffusion's improved sampling: adds what x0_hat loses from s to t, whatever else is in the state.
 
     Reference: Bansal et al., Cold Diffusion, 2022, algorithm 2.
@@ -137,7 +133,7 @@ def cold_step(step, settings):
     return step.z_freq + (step.at_s.alpha - step.at_t.alpha) * step.estimate.x0_freq
 
 
-def cold_naive_step(step, settings):
+def cold_naive_step(step: Step) -> Any:
     """Cold diffusion's naive sampling: x0_hat, blurred anew.
 
     Reference: Bansal et al., Cold Diffusion, 2022, algorithm 1.
@@ -154,7 +150,7 @@ class Sampler(NamedTuple):
     step: Callable
     allowed: Callable
     needs: str
-    draws_noise: Callable = lambda settings: False
+    draws_noise: Callable = lambda eta, delta: False
     order: int = 1
     grid: str = "uniform"  # unless told otherwise
     remembers: str = "eps_freq"  # which of an Estimate the steps after it are given
@@ -179,28 +175,33 @@ def _only_blurs_x0(process, prediction):
 _NOISE = "a process with noise, and the prediction eps, v or x0"
 _FALL = "a process that ends in noise and keeps every frequency (min_gain > 0, or no blur)"
 _BLUR = "a process that blurs without ending in noise (heat_dissipation, cold)"
-SAMPLERS = {
-    "ancestral": Sampler(ancestral_step, _has_eps, _NOISE, draws_noise=lambda settings: True),
+SAMPLERS: dict[str, Sampler] = {
+    "ancestral": Sampler(ancestral_step, _has_eps, _NOISE, draws_noise=lambda eta, delta: True),
     "ancestral2": Sampler(
-        ancestral2_step, _falls_into_noise, _FALL, lambda settings: True, order=2, grid="quadratic", remembers="x0_freq"
+        ancestral2_step,
+        _falls_into_noise,
+        _FALL,
+        draws_noise=lambda eta, delta: True,
+        order=2,
+        grid="quadratic",
+        remembers="x0_freq",
     ),
-    "ddim": Sampler(ddim_step, _has_eps, _NOISE, draws_noise=lambda settings: settings.eta > 0),
+    "ddim": Sampler(ddim_step, _has_eps, _NOISE, draws_noise=lambda eta, delta: eta > 0),
     "multistep2": Sampler(
         functools.partial(multistep_step, order=2), _falls_into_noise, _FALL, order=2, grid="quadratic"
     ),
     "multistep3": Sampler(
         functools.partial(multistep_step, order=3), _falls_into_noise, _FALL, order=3, grid="quadratic"
     ),
-    "heat": Sampler(heat_step, _only_blurs, _BLUR, draws_noise=lambda settings: settings.delta > 0),
+    "heat": Sampler(heat_step, _only_blurs, _BLUR, draws_noise=lambda eta, delta: delta > 0),
     "cold": Sampler(cold_step, _only_blurs_x0, f"{_BLUR}, and the prediction x0"),
     "cold_naive": Sampler(cold_naive_step, _only_blurs_x0, f"{_BLUR}, and the prediction x0"),
 }
 
 
-def get_sampler(name, process=None, prediction=None):
+def get_sampler(name: str, process: Process | None = None, prediction: str | None = None) -> Sampler:
     """The `Sampler` of that name; a UserError lists the names there are, or says what it needs of the process."""
-    if name not in SAMPLERS:
-        raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}. Received: {name!r}")
+    one_of("sampler", name, SAMPLERS)
     if process is not None and not SAMPLERS[name].allowed(process, prediction):
         fitting = [other for other, sampler in SAMPLERS.items() if sampler.allowed(process, prediction)]
         raise UserError(
@@ -210,24 +211,108 @@ def get_sampler(name, process=None, prediction=None):
     return SAMPLERS[name]
 
 
-def run_steps(step, denoise, process, draw_noise, state, times, first, last, remembers="eps_freq"):
+def default_sampler(process: Process, prediction: str) -> str:
+    """The sampler of a model that names none.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_sampler(bd.process.blurring(), "eps"), default_sampler(bd.process.cold(), "x0")
+        ('ancestral2', 'cold')
+    """
+    if get_prediction(prediction).by_level:
+        return "heat"
+    if get_sampler("ancestral2").allowed(process, prediction):
+        return "ancestral2"
+    return "ddim" if process.has_noise else "cold"
+
+
+def default_num_steps(process: Process, prediction: str) -> int:
+    """How often a model that names no number calls its network for an image.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_num_steps(bd.process.blurring(), "eps")
+        20
+    """
+    if get_prediction(prediction).by_level:
+        return process.num_levels
+    return 20 if process.ends_in_noise else 50
+
+
+def default_delta(process: Process, sampler: str) -> float:
+    """The standard deviation of what "heat" draws, 1.25 times the process's sigma; 0 for other samplers."""
+    return _DELTA_OVER_SIGMA * process.noise.sigma if sampler == "heat" and not process.ends_in_noise else 0.0
+
+
+class SamplingSettings(NamedTuple):
+    """How to sample: the sampler's name, steps and grid, and the noise of "ddim" (eta) and "heat" (delta)."""
+
+    sampler: str
+    num_steps: int
+    grid: str
+    eta: float = 0.0
+    delta: float = 0.0
+
+    def times(self, process: Process, strength: float = 1.0) -> np.ndarray:
+        """The grid from t = strength to 0, float32 `[num_steps + 1, 1]`."""
+        return np.float32(strength) * get_grid(self.grid)(self.num_steps, process)[:, None]
+
+
+def checked_settings(settings: SamplingSettings, process: Process, prediction: str) -> SamplingSettings:
+    """The settings, in types of Python; or a UserError that says what is allowed for a process and a prediction."""
+    sampler, num_steps, grid, eta, delta = settings
+    get_sampler(sampler, process, prediction)
+    check_count("num_steps", num_steps)
+    get_grid(grid)(1, process)  # Raises where the process has no such times.
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
+    if not is_number(delta) or not 0.0 <= delta < math.inf:
+        raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
+    if get_prediction(prediction).by_level and (num_steps, grid) != (process.num_levels, "uniform"):
+        raise UserError(
+            f"prediction {prediction!r} goes from level to level: num_steps must be {process.num_levels} and grid "
+            f"uniform. Received: {num_steps}, {grid}"
+        )
+    for name, value, owner in (("eta", eta, "ddim"), ("delta", delta, "heat")):
+        if value and sampler != owner:
+            raise UserError(f"{name} is for the sampler {owner}; with {sampler} it must be 0. Received: {value!r}")
+    return SamplingSettings(sampler, int(num_steps), grid, float(eta), float(delta))
+
+
+def first_state(z_freq: Any, sampler: Sampler) -> tuple:
+    """What `run_steps` begins with: `(z_freq, *answers of earlier steps, newest first)`, each `[B, H, W, C]`."""
+    return z_freq, *[ops.zeros_like(z_freq)] * (sampler.order - 1)
+
+
+def run_steps(
+    sampler: Sampler,
+    denoiser: Callable,
+    process: Process,
+    draw_noise: Callable,
+    state: tuple,
+    times: Any,
+    first: Any,
+    last: Any,
+    eta: float = 0.0,
+    delta: float = 0.0,
+) -> tuple:
     """Runs the steps number `first` to `last - 1` of the grid `times`.
 
     Args:
-        step: `Step -> z_freq`.
-        denoise: `(z_freq, t [B], at_t, at_s) -> predictions.Estimate`.
+        sampler: a `Sampler`.
+        denoiser: `(z_freq, t [B], at_t, at_s) -> predictions.Estimate`.
         process: a `Process`.
-        draw_noise: `step number -> [B, H, W, C]`, or None for a deterministic step. The grid's last step goes without
+        draw_noise: `step number -> [B, H, W, C]`, called if the sampler draws noise. The grid's last step goes without
             noise: the result is the mean.
-        state: `(z_freq, *earlier answers, newest first)` at `times[first]`, each `[B, H, W, C]` in the DCT basis.
-            The answers of steps that are not there yet may have any value.
+        state: from `first_state`, at `times[first]`. The answers of steps that are not there yet may have any value.
         times: decreasing along the first axis, `[num_steps + 1, 1]`, or `[num_steps + 1, B]` for times of each image.
         first, last: integers, which steps to run.
-        remembers: the answer: "eps_freq" or "x0_freq" of the Estimate.
+        eta, delta: the noise of "ddim" and of "heat".
 
     Returns:
         The state at `times[last]`.
     """
+    draws_noise = sampler.draws_noise(eta, delta)
     size = state[0].shape[1:3]
     final_step = ops.shape(times)[0] - 2
 
@@ -238,17 +323,17 @@ def run_steps(step, denoise, process, draw_noise, state, times, first, last, rem
         return process.marginal_of(half_logsnr, *size)
 
     def noise(i):
-        if draw_noise is None:
+        if not draws_noise:
             return 0.0
         return ops.cast(i < final_step, "float32") * draw_noise(i)
 
     def body(i, z_freq, *before):
         at_t, at_s = marginal(i), marginal(i + 1)
         t = ops.broadcast_to(ops.take(times, i, axis=0), ops.shape(z_freq)[:1])
-        estimate = denoise(z_freq, t, at_t, at_s)
+        estimate = denoiser(z_freq, t, at_t, at_s)
         earlier = tuple((answer, marginal(i - k), i >= k) for k, answer in enumerate(before, start=1))
-        z_s_freq = step(Step(z_freq, estimate, noise(i), at_t, at_s, marginal_of, earlier))
-        return i + 1, z_s_freq, *(getattr(estimate, remembers), *before)[: len(before)]
+        z_s_freq = sampler.step(Step(z_freq, estimate, noise(i), at_t, at_s, marginal_of, earlier, eta, delta))
+        return i + 1, z_s_freq, *(getattr(estimate, sampler.remembers), *before)[: len(before)]
 
     start = ops.convert_to_tensor(first, "int32")
     return ops.while_loop(lambda i, *state: i < last, body, (start, *state))[1:]

@@ -8,6 +8,7 @@ A dissipation schedule gives `blur_sigma`, the blur's standard deviation in the 
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,21 +21,46 @@ _LOG_A, _LOG_A_FALL = _EXACT_LOG_A.astype("float32"), np.diff(_EXACT_LOG_A).asty
 
 
 class Schedule:
-    """A frozen dataclass whose fields are its configuration."""
+    """A frozen dataclass whose fields are its configuration; a function of times t in [0, 1]."""
 
-    def get_config(self):
+    def get_config(self) -> dict:
         """The fields, as Keras saves them."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "Schedule":
         """The inverse of `get_config`."""
         return cls(**config)
 
 
+class NoiseSchedule(Schedule):
+    """t to `(log a_t, log sigma_t)`, each of t's shape."""
+
+    has_noise: bool
+    ends_in_noise: bool
+
+    def __call__(self, t: Any) -> tuple[Any, Any]:
+        """Returns `(log a_t, log sigma_t)`."""
+        raise NotImplementedError
+
+    def time_of(self, half_logsnr: Any) -> Any:
+        """The time t at which `log a_t - log sigma_t` is half_logsnr, of a schedule that ends in noise."""
+        raise NotImplementedError
+
+
+class DissipationSchedule(Schedule):
+    """t to blur_sigma, of t's shape, at most `sigma_blur_max`."""
+
+    sigma_blur_max: float
+
+    def __call__(self, t: Any) -> Any:
+        """Returns blur_sigma."""
+        raise NotImplementedError
+
+
 @keras.saving.register_keras_serializable("tf_blurdiff")
 @dataclasses.dataclass(frozen=True)
-class CosineNoise(Schedule):
+class CosineNoise(NoiseSchedule):
     """The variance-preserving cosine schedule with limits on the log-SNR.
 
     `logsnr(t) = -2 log tan(c0 + c1 t)` falls from `logsnr_max` at t = 0 to `logsnr_min` at t = 1, and
@@ -57,7 +83,7 @@ class CosineNoise(Schedule):
         if not self.logsnr_min < self.logsnr_max:
             raise ValueError(f"logsnr_min must be below logsnr_max. Received: {self.logsnr_min}, {self.logsnr_max}")
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         """Returns `(log a_t, log sigma_t)`, each of t's shape."""
         start, span, left_at_end = self._angles()
         # cos(angle) as the sine of the complement: exact where the signal is almost gone.
@@ -65,7 +91,7 @@ class CosineNoise(Schedule):
         log_sigma = ops.log(ops.sin(start + span * t))
         return log_a, log_sigma
 
-    def time_of(self, half_logsnr):
+    def time_of(self, half_logsnr: Any) -> Any:
         """The time t at which `log a_t - log sigma_t` is half_logsnr."""
         start, span, _ = self._angles()
         return (ops.arctan(ops.exp(-half_logsnr)) - start) / span
@@ -78,7 +104,7 @@ class CosineNoise(Schedule):
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
 @dataclasses.dataclass(frozen=True)
-class LinearBetaNoise(Schedule):
+class LinearBetaNoise(NoiseSchedule):
     """DDPM's variance-preserving schedule: 1000 levels whose betas rise linearly from 1e-4 to 0.02.
 
     `a_t^2` is the product of `1 - beta` up to level number `999 t`, and `sigma_t^2 = 1 - a_t^2`. Between two levels
@@ -94,14 +120,14 @@ class LinearBetaNoise(Schedule):
 
     has_noise = ends_in_noise = True
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         """Returns `(log a_t, log sigma_t)`, each of t's shape."""
         position = ops.clip(ops.convert_to_tensor(t, "float32"), 0.0, 1.0) * (_BETAS - 1)
         index = ops.cast(ops.minimum(ops.floor(position), _BETAS - 2), "int32")
         log_a = ops.take(_LOG_A, index) + (position - ops.cast(index, "float32")) * ops.take(_LOG_A_FALL, index)
         return log_a, 0.5 * ops.log(-ops.expm1(2.0 * log_a))
 
-    def time_of(self, half_logsnr):
+    def time_of(self, half_logsnr: Any) -> Any:
         """The time t at which `log a_t - log sigma_t` is half_logsnr."""
         log_a = 0.5 * ops.log_sigmoid(2.0 * ops.convert_to_tensor(half_logsnr, "float32"))
         index = ops.clip(ops.searchsorted(-_LOG_A, -ops.reshape(log_a, (-1,)), side="right") - 1, 0, _BETAS - 2)
@@ -112,7 +138,7 @@ class LinearBetaNoise(Schedule):
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
 @dataclasses.dataclass(frozen=True)
-class ConstantNoise(Schedule):
+class ConstantNoise(NoiseSchedule):
     """The image keeps its strength and has the same noise at all times: `a_t = 1`, `sigma_t = sigma`, which may be 0.
 
     Example:
@@ -131,11 +157,11 @@ class ConstantNoise(Schedule):
             raise ValueError(f"sigma must be 0 or more. Received: {self.sigma}")
 
     @property
-    def has_noise(self):
+    def has_noise(self) -> bool:
         """Whether sigma is above 0."""
         return self.sigma > 0
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> tuple[Any, Any]:
         """Returns `(log a_t, log sigma_t)`, each of t's shape; log sigma_t is -inf without noise."""
         log_a = ops.zeros_like(ops.convert_to_tensor(t, "float32"))
         return log_a, log_a + (math.log(self.sigma) if self.has_noise else -math.inf)
@@ -143,7 +169,7 @@ class ConstantNoise(Schedule):
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
 @dataclasses.dataclass(frozen=True)
-class SinSquaredBlur(Schedule):
+class SinSquaredBlur(DissipationSchedule):
     """`blur_sigma(t) = sigma_blur_max sin^2(pi t / 2)`; 0 means no blur at any time.
 
     Example:
@@ -159,7 +185,7 @@ class SinSquaredBlur(Schedule):
         if not self.sigma_blur_max >= 0:
             raise ValueError(f"sigma_blur_max must be 0 or more. Received: {self.sigma_blur_max}")
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         """Returns blur_sigma, of t's shape."""
         return self.sigma_blur_max * ops.square(ops.sin(0.5 * math.pi * t))
 
@@ -176,14 +202,14 @@ class SinBlur(SinSquaredBlur):
     Reference: Hoogeboom and Salimans, 2023, section 5.2.
     """
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         """Returns blur_sigma, of t's shape."""
         return self.sigma_blur_max * ops.sin(0.5 * math.pi * t)
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
 @dataclasses.dataclass(frozen=True)
-class LogSpacedBlur(Schedule):
+class LogSpacedBlur(DissipationSchedule):
     """Levels `k = 1 ... num_levels` at `t = k / num_levels`, log-spaced from sigma_blur_min to sigma_blur_max.
 
     Between levels the logarithm is interpolated; below the first one, blur_sigma rises linearly from 0 at t = 0.
@@ -206,7 +232,7 @@ class LogSpacedBlur(Schedule):
         if isinstance(self.num_levels, bool) or not isinstance(self.num_levels, int) or self.num_levels < 2:
             raise ValueError(f"num_levels must be an integer of 2 or more. Received: {self.num_levels!r}")
 
-    def __call__(self, t):
+    def __call__(self, t: Any) -> Any:
         """Returns blur_sigma, of t's shape."""
         level = ops.convert_to_tensor(t, "float32") * self.num_levels
         growth = math.log(self.sigma_blur_max / self.sigma_blur_min) / (self.num_levels - 1)

@@ -5,7 +5,7 @@ draws the same numbers whichever replica works on it.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -15,7 +15,7 @@ _PHILOX = tf.random.Algorithm.PHILOX.value
 _NUMBERS_PER_COUNT = 4
 
 
-def fold(seed, *data):
+def fold(seed: Any, *data: Any) -> tf.Tensor:
     """Derives a seed (`[2]`) from another and from integers, scalars or tensors.
 
     Example:
@@ -28,7 +28,7 @@ def fold(seed, *data):
     return seed
 
 
-def normal_rows(seed, shape):
+def normal_rows(seed: Any, shape: Any) -> tf.Tensor:
     """Standard normal numbers for this replica's rows of the global batch.
 
     The global batch's numbers form one stream, and each replica reads its own rows out of it.
@@ -43,12 +43,12 @@ def normal_rows(seed, shape):
     return _rows(tf.raw_ops.StatelessRandomNormalV2, seed, shape)
 
 
-def uniform_rows(seed, shape):
+def uniform_rows(seed: Any, shape: Any) -> tf.Tensor:
     """Like `normal_rows`, uniform in [0, 1)."""
     return _rows(tf.raw_ops.StatelessRandomUniformV2, seed, shape)
 
 
-def normal_by_seed(seeds, stream, shape):
+def normal_by_seed(seeds: Any, stream: Any, shape: Any) -> tf.Tensor:
     """Standard normal numbers, each row a function of its own seed and of `stream` alone.
 
     Args:
@@ -71,12 +71,12 @@ class SeededNoise(NamedTuple):
     standard normal again. Seeds are int64 `[B]`, weights float32 that broadcast with `[B, H, W, C]`.
     """
 
-    seeds: object
-    other_seeds: object = None
-    weight: object = None
-    other_weight: object = None
+    seeds: Any
+    other_seeds: Any = None
+    weight: Any = None
+    other_weight: Any = None
 
-    def draw(self, stream, shape):
+    def draw(self, stream: Any, shape: Any) -> tf.Tensor:
         """float32 `[B, *shape]`; see `normal_by_seed`."""
         numbers = normal_by_seed(self.seeds, stream, shape)
         if self.other_seeds is None:
@@ -84,7 +84,7 @@ class SeededNoise(NamedTuple):
         return self.weight * numbers + self.other_weight * normal_by_seed(self.other_seeds, stream, shape)
 
 
-def global_rows(batch_size):
+def global_rows(batch_size: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Numbers of this replica's rows in the global batch, int64 `[B]`, and the global batch's size."""
     replica, num_replicas = _replica()
     batch_size = tf.cast(batch_size, tf.int64)

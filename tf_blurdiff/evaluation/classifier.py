@@ -4,11 +4,11 @@ import os
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 from tqdm import tqdm
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.data import Images
+from tf_blurdiff.errors import UserError, check_count
 
 _SMALLEST_SIDE = 4
 _MAX_WIDTH = 256
@@ -74,7 +74,9 @@ class ImageClassifier(keras.Model):
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
 
 
-def train_classifier(images, epochs=20, batch_size=64, seed=0, verbose=False):
+def train_classifier(
+    images: Images, epochs: int = 20, batch_size: int = 64, seed: int = 0, verbose: bool = False
+) -> ImageClassifier:
     """Trains a classifier on nine tenths of a data set and counts how often it is right on the rest.
 
     Args:
@@ -99,8 +101,7 @@ def train_classifier(images, epochs=20, batch_size=64, seed=0, verbose=False):
     if images.labels is None:
         raise UserError("a classifier needs labels, and the data set has none; expected another data set")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
-        if value < 1:
-            raise UserError(f"{name} must be 1 or more. Received: {value}")
+        check_count(name, value)
     held_out, fitted = np.split(np.random.default_rng(seed).permutation(images.num_images), [_count_held_out(images)])
     keras.utils.set_random_seed(seed)
     model = ImageClassifier(images.image_shape, images.num_classes)
@@ -111,15 +112,15 @@ def train_classifier(images, epochs=20, batch_size=64, seed=0, verbose=False):
     )
     with tqdm(total=steps, desc="classifier", unit="step", disable=not verbose) as progress:
         shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: progress.update())
-        model.fit(
-            _batches(images, fitted, batch_size, seed), epochs=epochs, shuffle=False, verbose=0, callbacks=[shown]
-        )
-    right = [np.argmax(model(x), axis=-1) == y for x, y in _batches(images, held_out, batch_size).as_numpy_iterator()]
+        batches = images.batches(batch_size, fitted, labels=True, shuffle_seed=seed)
+        model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[shown])
+    judged = images.batches(batch_size, held_out, labels=True).as_numpy_iterator()
+    right = [np.argmax(model(x), axis=-1) == y for x, y in judged]
     model.held_out_accuracy = float(np.concatenate(right).mean())
     return model
 
 
-def load_classifier(path):
+def load_classifier(path: str | os.PathLike) -> ImageClassifier:
     """Loads an `ImageClassifier` from a .keras file; raises a UserError if there is none."""
     if not os.path.isfile(path):
         raise UserError(f"classifier file not found: {path} (a .keras file of train_classifier is expected)")
@@ -138,11 +139,3 @@ def _count_held_out(images):
     if not count:
         raise UserError(f"a classifier needs 10 images or more. Received: {images.num_images}")
     return count
-
-
-def _batches(images, indices, batch_size, seed=None):
-    indices = tf.data.Dataset.from_tensor_slices(indices.astype(np.int64))
-    if seed is not None:
-        indices = indices.shuffle(len(indices), seed=seed)
-    batches = indices.batch(batch_size).map(lambda batch: (images.read(batch), images.read_labels(batch)))
-    return batches.prefetch(tf.data.AUTOTUNE)

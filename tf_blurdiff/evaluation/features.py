@@ -6,13 +6,14 @@ no published figures to be compared with.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from tf_blurdiff.data.sources import to_unit_range
+from tf_blurdiff.data import to_unit_range
 from tf_blurdiff.diffusion.dct import dct2, laplacian_eigenvalues
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, one_of
 
 # A covariance of so many float64 takes 134 MB.
 _MAX_FEATURES = 4096
@@ -48,7 +49,7 @@ class FeatureNetwork:
     is_fid: bool = False
     remark: str = ""
 
-    def features(self, images):
+    def features(self, images: ArrayLike) -> np.ndarray:
         """The features of uint8 images `[B, H, W, C]`, as float64 `[B, D]`."""
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -56,7 +57,7 @@ class FeatureNetwork:
         return np.asarray(self.compute(images), np.float64).reshape(len(images), self.num_features)
 
 
-def open_features(name, image_shape):
+def open_features(name: str, image_shape: Sequence[int]) -> FeatureNetwork:
     """Opens a feature network by its name.
 
     Args:
@@ -75,12 +76,9 @@ def open_features(name, image_shape):
         48
     """
     kind, _, path = name.partition(":")
-    if kind not in FEATURES:
-        raise UserError(f"features must be one of {', '.join(_WRITTEN)}. Received: {name!r}")
-    if (kind in _FROM_FILES) != bool(path):
-        needs = "needs the path of its file" if kind in _FROM_FILES else "is in no file"
-        raise UserError(f"features {kind} {needs}; expected one of {', '.join(_WRITTEN)}. Received: {name!r}")
-    return FEATURES[kind](tuple(image_shape), *([path] if path else []))
+    key = f"{kind}:PATH" if path else name
+    one_of("features", key if key in FEATURES else name, FEATURES)
+    return FEATURES[key](tuple(image_shape), *([path] if path else []))
 
 
 def _pixels(image_shape):
@@ -153,14 +151,12 @@ FEATURES = {
     "pixels": _pixels,
     "dct_energies": _dct_energies,
     "efficientnet_lite0": _efficientnet_lite0,
-    "classifier": _classifier,
-    "inception": _inception,
+    "classifier:PATH": _classifier,
+    "inception:PATH": _inception,
 }
-_FROM_FILES = ("classifier", "inception")
-_WRITTEN = [f"{kind}:PATH" if kind in _FROM_FILES else kind for kind in FEATURES]
 
 
-def default_features(image_shape):
+def default_features(image_shape: Sequence[int]) -> list[str]:
     """The names of the feature networks that need no file and no package: pixels only of small images.
 
     Example:

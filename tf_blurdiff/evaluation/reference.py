@@ -3,18 +3,21 @@
 import contextlib
 import hashlib
 import os
-import re
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import DataError
+from tf_blurdiff.data import Images
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import FeatureStatistics
+from tf_blurdiff.files import writable_folder, write_atomically, writing
 
 # Features of so many images of a set stay in memory, for the metrics that need them one by one.
 KEPT = 10_000
@@ -40,14 +43,14 @@ class RealFeatures(NamedTuple):
     rest: FeatureSet
 
     @property
-    def everything(self):
+    def everything(self) -> FeatureSet:
         """Both parts as one `FeatureSet`."""
         statistics = FeatureStatistics(len(self.one.statistics.mean))
         for part in self:
             statistics.merge(part.statistics)
         return FeatureSet(statistics, np.concatenate([part.kept for part in self]))
 
-    def numbers_kept(self):
+    def numbers_kept(self) -> np.ndarray:
         """The reference's numbers of the images whose features `everything` has kept."""
         first = self.one.statistics.count
         return np.concatenate([np.arange(len(self.one.kept)), first + np.arange(len(self.rest.kept))])
@@ -75,44 +78,41 @@ class Reference:
         [64, 36]
     """
 
-    def __init__(self, images, num_images=None, verbose=False):
+    def __init__(self, images: Images, num_images: int | None = None, verbose: bool = False) -> None:
         count = images.num_images if num_images is None else min(num_images, images.num_images)
         if count < 2 * MIN_IMAGES:
             raise UserError(f"the reference must have {2 * MIN_IMAGES} images or more. Received: {count}")
         self.images, self.num_images, self.verbose = images, count, verbose
-        chosen = np.arange(count, dtype=np.int64) * images.num_images // count
-        self._indices = np.random.default_rng(_ORDER_SEED).permutation(chosen)
+        self._indices = np.random.default_rng(_ORDER_SEED).permutation(images.evenly_spaced(count))
 
-    def batches(self, first=0, last=None, what="real images"):
+    def batches(self, first: int = 0, last: int | None = None, what: str = "real images") -> Iterator[np.ndarray]:
         """The images number `first` to `last - 1`, as uint8 arrays `[B, H, W, C]`, with a progress bar."""
         indices = self._indices[first:last]
-        batches = tf.data.Dataset.from_tensor_slices(indices).batch(_BATCH_SIZE)
-        batches = batches.map(self.images.read, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
         progress = tqdm(total=len(indices), desc=what, unit="image", disable=not self.verbose)
-        with progress, _data_errors():
-            for batch in batches.as_numpy_iterator():
+        with progress, self.images.plain_errors():
+            for batch in self.images.batches(_BATCH_SIZE, indices).as_numpy_iterator():
                 yield batch
                 progress.update(len(batch))
 
-    def read(self, numbers):
+    def read(self, numbers: ArrayLike) -> np.ndarray:
         """The images of these numbers, uint8 `[B, H, W, C]`."""
-        with _data_errors():
+        with self.images.plain_errors():
             return self.images.read(tf.constant(self._indices[np.asarray(numbers)])).numpy()
 
-    def labels(self, count):
+    def labels(self, count: int) -> np.ndarray | None:
         """The labels of the first images, int64 `[count]`, again from the start where there are fewer; or None."""
         if self.images.labels is None:
             return None
         return np.asarray(self.images.labels)[self._indices[np.arange(count) % self.num_images]]
 
-    def digest(self):
+    def digest(self) -> str:
         """Hexadecimal, of every pixel in its place."""
         digest = hashlib.sha256(f"{self.num_images} {self.images.image_shape}".encode())
         for batch in self.batches(what="reading"):
             digest.update(np.ascontiguousarray(batch))
         return digest.hexdigest()[:16]
 
-    def nearest(self, queries, count):
+    def nearest(self, queries: np.ndarray, count: int) -> np.ndarray:
         """For uint8 images `[Q, H, W, C]` the numbers `[Q, count]` of the nearest images, by squared pixel differences.
 
         Example:
@@ -135,19 +135,7 @@ class Reference:
         return numbers
 
 
-@contextlib.contextmanager
-def _data_errors():
-    try:
-        yield
-    except tf.errors.OpError as error:
-        # A pipeline wraps what its Python parts raise in a page of text.
-        reason = re.search(r"DataError: (.*)", str(error))
-        if reason is None:
-            raise
-        raise DataError(reason.group(1)) from None
-
-
-def gather_features(network, batches, keep):
+def gather_features(network: FeatureNetwork, batches: Iterable[np.ndarray], keep: int) -> FeatureSet:
     """The `FeatureSet` of uint8 batches of images, of which `keep` features are kept."""
     statistics, kept, missing = FeatureStatistics(network.num_features), [], keep
     for batch in batches:
@@ -158,7 +146,9 @@ def gather_features(network, batches, keep):
     return FeatureSet(statistics, np.concatenate(kept))
 
 
-def real_features(reference, digest, network, size_of_one, cache_dir):
+def real_features(
+    reference: Reference, digest: str, network: FeatureNetwork, size_of_one: int, cache_dir: str | os.PathLike
+) -> RealFeatures:
     """The reference's `RealFeatures`, of the cache or for the cache.
 
     Args:
@@ -176,7 +166,7 @@ def real_features(reference, digest, network, size_of_one, cache_dir):
     # What a damaged file raises depends on where the damage is; it is then written anew.
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _read(path)
-    _make_folder(path.parent)
+    writable_folder(path.parent, f"cache_dir {path.parent}")
     what = f"real {network.name}"
     parts = [
         gather_features(network, reference.batches(first, last, what), KEPT // 2)
@@ -198,25 +188,11 @@ def _read(path):
     return RealFeatures(*parts)
 
 
-def _make_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--cache_dir {folder} cannot be written: {error.strerror}") from None
-
-
 def _write(path, parts):
     arrays = {}
     for number, (statistics, kept) in enumerate(parts):
         arrays |= {f"kept_{number}": kept, f"count_{number}": statistics.count}
         arrays |= {f"mean_{number}": statistics.mean, f"scatter_{number}": statistics.scatter}
-    # A name of this process's own: two evaluations may write the same at once.
-    temporary = path.with_name(f".{path.stem}.writing-{os.getpid()}.npz")
-    try:
-        np.savez(temporary, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"--cache_dir {path.parent} cannot be written: {error.strerror or error}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with writing(f"cache_dir {path.parent}"):
+        # Two evaluations may write the same at once.
+        write_atomically(path, lambda temporary: np.savez(temporary, **arrays), writer=f"-{os.getpid()}")

@@ -2,14 +2,18 @@
 
 import html
 import json
+import pathlib
 import re
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from tf_blurdiff.data.pictures import save_grid
-from tf_blurdiff.evaluation.scores import NEIGHBOURS_OF
-from tf_blurdiff.files import write_atomically
+from tf_blurdiff.data import save_grid
+from tf_blurdiff.evaluation.reference import Reference
+from tf_blurdiff.evaluation.scores import NEIGHBOURS_OF, Scored
+from tf_blurdiff.files import write_atomically, writing
 
 # Published FIDs are of so many samples.
 PUBLISHED_NUM_IMAGES = 50_000
@@ -22,28 +26,48 @@ figure { display: inline-block; margin: 1em; vertical-align: top }
 figcaption { max-width: 32em } .bar { background: #59c; height: .8em; display: inline-block }"""
 
 
-def write_report(scored, real, reference, about, out_dir):
+def write_report(
+    scored: Sequence[Scored],
+    real: dict[str, Any],
+    reference: Reference,
+    about: dict[str, str],
+    out_dir: pathlib.Path,
+) -> tuple[pathlib.Path, pathlib.Path]:
     """Writes report.json, report.html and the pictures into a folder.
 
     Args:
-        scored, real: of `evaluation.score`.
+        scored, real: of `scores.score`.
         reference: the `Reference`.
-        about: a dict of strings: what was done, with what, when.
+        about: of `provenance.describe_run`.
         out_dir: the folder, which is there.
 
     Returns:
         The two files' paths.
+
+    Raises:
+        UserError: if the folder cannot be written.
     """
     report = {"about": about, "real": real, "models": [each.figures for each in scored]}
-    pictures = _write_pictures(scored, reference, out_dir)
-    page = _page(report, pictures)
     as_json, as_html = out_dir / "report.json", out_dir / "report.html"
-    write_atomically(as_json, lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n"))
-    write_atomically(as_html, lambda path: path.write_text(page))
+    with writing(out_dir):
+        page = _page(report, _write_pictures(scored, reference, out_dir))
+        write_atomically(as_json, lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n"))
+        write_atomically(as_html, lambda path: path.write_text(page))
     return as_json, as_html
 
 
-def score_table(report):
+def as_text(report: dict[str, Any]) -> str:
+    """The scores as a table in Markdown, the bits per dimension, and the notes."""
+    titles, rows = score_table(report)
+    lines = [f"| {' | '.join(row)} |" for row in [titles, ["---"] * len(titles), *rows]]
+    for model in report["models"]:
+        if bits := model["bits"]:
+            total = bits.get("none") or f"{bits['total']:.4f} ± {bits['standard_error']:.4f}"
+            lines.append(f"bits per dimension of real images, {model['name']}: {total}")
+    return "\n".join([*lines, *(f"- {note}" for note in notes(report))])
+
+
+def score_table(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The scores, one row for each model and network: the titles, and rows of strings.
 
     A network's first row is the floor: the real images themselves, one part against the rest.
@@ -60,7 +84,7 @@ def score_table(report):
     return [titles[column] for column in shown], [[row[column] for column in shown] for row in rows]
 
 
-def notes(report):
+def notes(report: dict[str, Any]) -> list[str]:
     """What has to be known to read the scores: a list of sentences."""
     smallest = min(model["num_images"] for model in report["models"])
     networks = report["real"]["features"]
@@ -105,9 +129,6 @@ def _row(network, name, scores, floor):
     ]
 
 
-# Pictures
-
-
 def _write_pictures(scored, reference, out_dir):
     """Writes the pictures; returns for each of the parts a list of (file name, caption)."""
     real = reference.read(np.arange(min(_SHEET, reference.num_images)))
@@ -124,9 +145,6 @@ def _write_pictures(scored, reference, out_dir):
             caption = f"first column: samples; right of each its nearest real images, by {space}, the nearest first"
             pictures[candidate.name].append((name, caption))
     return pictures
-
-
-# The page
 
 
 def _page(report, pictures):

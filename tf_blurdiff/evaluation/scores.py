@@ -1,48 +1,38 @@
-"""Scores of models: samples into files, their distances to the real images, and bits per dimension."""
+"""Scores of samples: their distances to the real images, and the models' bits per dimension."""
 
-import hashlib
-import json
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from tf_blurdiff.data.image_files import read_image
-from tf_blurdiff.data.sources import to_unit_range
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.data import read_image, to_unit_range
+from tf_blurdiff.evaluation.candidates import METRICS, Candidate, SampleSettings, candidate_labels
+from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import (
     gaussian_frechet_distance,
     kernel_distance,
     nearest_neighbours,
     precision_recall,
 )
-from tf_blurdiff.evaluation.reference import KEPT, MIN_IMAGES, gather_features, real_features
-from tf_blurdiff.generation import SETTINGS_FILE, generate
-from tf_blurdiff.model.diffusion_model import DiffusionModel, load_model
-from tf_blurdiff.model.loading import find_model
+from tf_blurdiff.evaluation.provenance import describe_candidate, describe_network
+from tf_blurdiff.evaluation.reference import (
+    KEPT,
+    FeatureSet,
+    RealFeatures,
+    Reference,
+    gather_features,
+    real_features,
+)
+from tf_blurdiff.model import DiffusionModel
 
-METRICS = ("frechet", "kernel", "precision_recall", "bits")
 # Of a sheet of samples with their neighbours: so many samples, each before so many real images.
 NEIGHBOURS_OF, NEIGHBOURS = 8, 7
 _READ_AT_ONCE = 64
-# Their files are all called so; their folders tell them apart.
-_COMMON_STEMS = ("model", "best")
 
 
-class Samples(NamedTuple):
-    """What is drawn for every model; see `generation.generate`."""
-
-    num_images: int
-    seed: int = 0
-    grid: str | None = None
-    eta: float = 0.0
-    delta: float | None = None
-    guidance_scale: float = 1.0
-    batch_size: int | None = None
-
-
-class Bits(NamedTuple):
+class BoundSettings(NamedTuple):
     """How the bound is estimated; see `likelihood.bits_per_dimension`."""
 
     num_images: int = 512
@@ -50,98 +40,40 @@ class Bits(NamedTuple):
     num_times: int = 100
 
 
-BITS = Bits()
-
-
-class Candidate(NamedTuple):
-    """A model with a way to sample from it."""
-
-    name: str
-    path: Path
-    model: DiffusionModel
-    sampler: str | None
-    num_steps: int | None
+BOUND = BoundSettings()
 
 
 class Scored(NamedTuple):
     """A `Candidate` with its figures and the images that pictures are made of."""
 
     candidate: Candidate
-    figures: dict
+    figures: dict[str, Any]
     images: np.ndarray  # the first samples, uint8 [n, H, W, C]
-    neighbours: dict  # of a space's name: numbers of real images, [NEIGHBOURS_OF, NEIGHBOURS]
+    neighbours: dict[str, np.ndarray]  # of a space's name: numbers of real images, [NEIGHBOURS_OF, NEIGHBOURS]
 
 
-def open_candidates(paths, reference, samples, samplers=(None,), nums_steps=(None,), metrics=METRICS):
-    """Loads the models, and checks all that can be wrong before hours of sampling.
-
-    Args:
-        paths: of .keras files, or names of shipped models.
-        reference: a `Reference`.
-        samples: a `Samples`.
-        samplers, nums_steps: each model is sampled with each sampler in each number of steps; None is its own.
-        metrics: of METRICS.
-
-    Returns:
-        A list of `Candidate`.
-
-    Raises:
-        UserError: for models that cannot be read or compared with these images, and for arguments that are not allowed.
-    """
-    if samples.num_images < MIN_IMAGES:
-        raise UserError(f"num_images must be {MIN_IMAGES} or more. Received: {samples.num_images}")
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown or not metrics:
-        raise UserError(f"metrics must be some of {', '.join(METRICS)}. Received: {','.join(unknown) or 'none'}")
-    candidates, names = [], set()
-    for path in map(find_model, paths):
-        model = load_model(path)
-        _check_model(model, path, reference.images)
-        model.check_prior()
-        for sampler in samplers:
-            for num_steps in nums_steps:
-                settings, _ = model.sampling(sampler, num_steps, samples.grid, samples.eta, samples.delta)
-                labels = _labels(model, reference, samples.num_images)
-                model.conditions(labels, samples.guidance_scale, samples.num_images)
-                name = _unused(f"{_name(path)}-{settings.sampler}-{settings.num_steps}", names)
-                candidates.append(Candidate(name, path, model, sampler, num_steps))
-    return candidates
-
-
-def draw_samples(candidates, reference, samples, out_dir, devices, verbose=False):
-    """Writes every candidate's images to `out_dir/samples/<name>/`; those that are there are not made again."""
-    for candidate in candidates:
-        if verbose:
-            print(f"{candidate.name}: {samples.num_images} images", flush=True)
-        generate(
-            candidate.model,
-            range(samples.seed, samples.seed + samples.num_images),
-            _folder(out_dir, candidate),
-            devices,
-            _labels(candidate.model, reference, samples.num_images),
-            samples.guidance_scale,
-            batch_size=samples.batch_size,
-            sampler=candidate.sampler,
-            num_steps=candidate.num_steps,
-            grid=samples.grid,
-            eta=samples.eta,
-            delta=samples.delta,
-            verbose=verbose,
-        )
-
-
-def score(candidates, reference, networks, samples, out_dir, cache_dir, metrics=METRICS, bits=BITS, verbose=False):
+def score(
+    candidates: Sequence[Candidate],
+    reference: Reference,
+    networks: Sequence[FeatureNetwork],
+    samples: SampleSettings,
+    out_dir: str | Path,
+    cache_dir: str | Path,
+    metrics: Collection[str] = METRICS,
+    bound: BoundSettings = BOUND,
+    verbose: bool = False,
+) -> tuple[list[Scored], dict[str, Any]]:
     """Scores what `draw_samples` has written.
 
     Args:
         candidates: a list of `Candidate`.
         reference: a `Reference`.
         networks: a list of `features.FeatureNetwork`.
-        samples: a `Samples`.
+        samples: a `SampleSettings`.
         out_dir: the folder of `draw_samples`.
         cache_dir: where the real images' features are kept.
         metrics: of METRICS.
-        bits: a `Bits`.
+        bound: a `BoundSettings`.
         verbose: whether to show progress bars.
 
     Returns:
@@ -153,50 +85,59 @@ def score(candidates, reference, networks, samples, out_dir, cache_dir, metrics=
     """
     digest = reference.digest()
     size_of_one = min(samples.num_images, reference.num_images // 2)
-    real = [real_features(reference, digest, network, size_of_one, cache_dir) for network in networks]
-    bits_of = _bits_of_models(candidates, reference, bits, verbose) if "bits" in metrics else {}
+    real = {network.name: real_features(reference, digest, network, size_of_one, cache_dir) for network in networks}
+    bits_of = _bits_of_models(candidates, reference, bound, verbose) if "bits" in metrics else {}
     scored = []
     for candidate in candidates:
-        images, scores, neighbours = _score_one(
-            candidate, reference, networks, real, samples, out_dir, metrics, verbose
-        )
-        described = _described(candidate, samples, out_dir)
-        scored.append(
-            Scored(candidate, {**described, "scores": scores, "bits": bits_of.get(candidate.path)}, images, neighbours)
-        )
-    floors = [{**_scores(each.one, each.rest, metrics), "nearest": _nearest(each.one, each.rest)} for each in real]
+        files = _SampleFiles(candidate, samples, out_dir, verbose)
+        figures = describe_candidate(candidate, samples, out_dir)
+        sets = {network.name: gather_features(network, files.batches(network.name), KEPT) for network in networks}
+        figures["scores"] = {
+            name: _scores(own, real[name].everything, real[name].rest, metrics) for name, own in sets.items()
+        }
+        figures["bits"] = bits_of.get(candidate.path)
+        images = files.read(0)
+        scored.append(Scored(candidate, figures, images, _neighbours(images, sets, real, reference)))
+    floors = {name: _scores(each.one, each.rest, each.rest, metrics) for name, each in real.items()}
     return scored, {
         "num_images": reference.num_images,
         "of": reference.images.num_images,
         "image_shape": list(reference.images.image_shape),
         "digest": digest,
-        "features": [_described_network(*each) for each in zip(networks, floors)],
+        "features": [{**describe_network(network), "floor": floors[network.name]} for network in networks],
     }
 
 
-def _score_one(candidate, reference, networks, real, samples, out_dir, metrics, verbose):
-    """The first images, the scores by network, and the numbers of the first images' nearest real ones."""
-    folder, shape = _folder(out_dir, candidate), candidate.model.image_shape
-    paths = [folder / f"seed_{samples.seed + number}.png" for number in range(samples.num_images)]
-    first = _read(paths[:_READ_AT_ONCE], shape)
-    scores, neighbours = {}, {"pixels": reference.nearest(first[:NEIGHBOURS_OF], NEIGHBOURS)}
-    for network, others in zip(networks, real):
-        own = gather_features(network, _batches(paths, shape, network.name, verbose), KEPT)
-        everything = others.everything
-        scores[network.name] = {**_scores(own, everything, metrics), "nearest": _nearest(own, others.rest)}
-        if network.name not in neighbours:
-            numbers = nearest_neighbours(everything.kept, own.kept[:NEIGHBOURS_OF], NEIGHBOURS)[1]
-            neighbours[network.name] = others.numbers_kept()[numbers]
-    return first, scores, neighbours
+class _SampleFiles:
+    """A candidate's samples as files, in the order of their seeds."""
+
+    def __init__(self, candidate: Candidate, samples: SampleSettings, out_dir: str | Path, verbose: bool) -> None:
+        folder = candidate.folder(out_dir)
+        self._paths = [folder / f"seed_{seed}.png" for seed in samples.seeds]
+        self._image_shape, self._verbose = candidate.model.image_shape, verbose
+
+    def read(self, first: int) -> np.ndarray:
+        """A batch of them from number `first` on, uint8 `[B, H, W, C]`."""
+        paths = self._paths[first : first + _READ_AT_ONCE]
+        return np.stack([read_image(path, self._image_shape) for path in paths])
+
+    def batches(self, what: str) -> Iterator[np.ndarray]:
+        """All of them, with a progress bar."""
+        total = len(self._paths)
+        with tqdm(total=total, desc=f"samples' {what}", unit="image", disable=not self._verbose) as progress:
+            for first in range(0, total, _READ_AT_ONCE):
+                batch = self.read(first)
+                yield batch
+                progress.update(len(batch))
 
 
-# Figures
+def _scores(generated: FeatureSet, real: FeatureSet, rest: FeatureSet, metrics: Collection[str]) -> dict[str, Any]:
+    """The metrics of one set against another, the sizes that they are of, and the distance to the nearest of `rest`.
 
-
-def _scores(generated, real, metrics):
-    """The metrics of one `FeatureSet` against another, and the sizes that they are of."""
+    Of copies of the data that distance is far below that of other real images.
+    """
     one, other = generated.statistics, real.statistics
-    scores = {"sizes": [one.count, other.count], "kept": [len(generated.kept), len(real.kept)]}
+    scores: dict[str, Any] = {"sizes": [one.count, other.count], "kept": [len(generated.kept), len(real.kept)]}
     if "frechet" in metrics:
         scores["frechet"] = gaussian_frechet_distance(one.mean, one.covariance, other.mean, other.covariance)
     if "kernel" in metrics:
@@ -204,119 +145,43 @@ def _scores(generated, real, metrics):
         scores["kernel"] = {"value": value, "standard_error": standard_error}
     if "precision_recall" in metrics:
         scores |= precision_recall(real.kept, generated.kept)._asdict()
+    scores["nearest"] = float(np.median(nearest_neighbours(rest.kept, generated.kept, 1)[0]))
     return scores
 
 
-def _nearest(own, real):
-    """The median distance to the nearest of the real features; of copies it is far below that of other real images."""
-    return float(np.median(nearest_neighbours(real.kept, own.kept, 1)[0]))
+def _neighbours(
+    images: np.ndarray, sets: dict[str, FeatureSet], real: dict[str, RealFeatures], reference: Reference
+) -> dict[str, np.ndarray]:
+    """Numbers of the first samples' nearest real images, by pixels and by each feature network."""
+    neighbours = {"pixels": reference.nearest(images[:NEIGHBOURS_OF], NEIGHBOURS)}
+    for name, own in sets.items():
+        if name not in neighbours:
+            others = real[name]
+            places = nearest_neighbours(others.everything.kept, own.kept[:NEIGHBOURS_OF], NEIGHBOURS)[1]
+            neighbours[name] = others.numbers_kept()[places]
+    return neighbours
 
 
-def _bits_of_models(candidates, reference, bits, verbose):
+def _bits_of_models(candidates, reference, bound, verbose) -> dict[Path, dict[str, Any]]:
     """For each model's path its bound, or why there is none."""
-    results = {}
-    for candidate in candidates:
-        if candidate.path in results:
-            continue
-        model, count = candidate.model, min(bits.num_images, reference.num_images)
-        if not model.process.ends_in_noise:
-            results[candidate.path] = {"none": "the process does not end in noise, so the bound is not known"}
-            continue
-        images = to_unit_range(reference.read(np.arange(count))).numpy()
-        labels = _labels(model, reference, count)
-        bound = model.bits_per_dimension(
-            images, labels, num_steps=bits.num_steps, num_times=bits.num_times, verbose=verbose
-        )
-        results[candidate.path] = {
-            "total": float(bound.total.mean()),
-            "standard_error": float(bound.total.std(ddof=1) / np.sqrt(count)),
-            **{name: float(getattr(bound, name).mean()) for name in ("prior", "diffusion", "reconstruction")},
-            "bands": bound.bands.tolist(),
-            "spectrum": bound.spectrum.mean(axis=0).tolist(),
-            **bits._replace(num_images=count)._asdict(),
-        }
-    return results
+    models = {candidate.path: candidate.model for candidate in candidates}
+    return {path: _bits(model, reference, bound, verbose) for path, model in models.items()}
 
 
-# What a report says of them
-
-
-def _described(candidate, samples, out_dir):
-    model, folder = candidate.model, _folder(out_dir, candidate)
-    digest = hashlib.sha256(candidate.path.read_bytes()).hexdigest()[:16]
-    labels = None if model.num_classes is None else "of real images, in a random order"
+def _bits(model: DiffusionModel, reference: Reference, settings: BoundSettings, verbose: bool) -> dict[str, Any]:
+    if not model.process.ends_in_noise:
+        return {"none": "the process does not end in noise, so the bound is not known"}
+    count = min(settings.num_images, reference.num_images)
+    images = to_unit_range(reference.read(np.arange(count))).numpy()
+    labels = candidate_labels(model, reference, count)
+    bound = model.bits_per_dimension(
+        images, labels, num_steps=settings.num_steps, num_times=settings.num_times, verbose=verbose
+    )
     return {
-        "name": candidate.name,
-        "path": str(candidate.path),
-        "sha256": digest,
-        "weights": "averaged",
-        "process": f"{type(model.process.noise).__name__}, {type(model.process.dissipation).__name__}",
-        "prediction": model.prediction,
-        "labels": labels,
-        "num_images": samples.num_images,
-        "first_seed": samples.seed,
-        **json.loads((folder / SETTINGS_FILE).read_text()),
-        "folder": str(folder),
+        "total": float(bound.total.mean()),
+        "standard_error": float(bound.total.std(ddof=1) / np.sqrt(count)),
+        **{name: float(getattr(bound, name).mean()) for name in ("prior", "diffusion", "reconstruction")},
+        "bands": bound.bands.tolist(),
+        "spectrum": bound.spectrum.mean(axis=0).tolist(),
+        **settings._replace(num_images=count)._asdict(),
     }
-
-
-def _described_network(network, floor):
-    return {
-        "name": network.name,
-        "is_fid": network.is_fid,
-        "num_features": network.num_features,
-        "preparation": network.preparation,
-        "digest": network.digest,
-        "remark": network.remark,
-        "floor": floor,
-    }
-
-
-# Models and their images
-
-
-def _check_model(model, path, images):
-    if model.image_shape != images.image_shape:
-        raise UserError(
-            f"{path} makes images of shape {model.image_shape}; the config's data have {images.image_shape}: expected "
-            "a model and data of one shape"
-        )
-    if model.num_classes is not None and images.num_classes not in (None, model.num_classes):
-        raise UserError(f"{path} has {model.num_classes} labels; the config's data have {images.num_classes}")
-
-
-def _labels(model, reference, count):
-    """Labels as often as among the real images, or in turn if those have none; None for a model without labels."""
-    if model.num_classes is None:
-        return None
-    labels = reference.labels(count)
-    return np.arange(count) % model.num_classes if labels is None else labels
-
-
-def _folder(out_dir, candidate):
-    return Path(out_dir) / "samples" / candidate.name
-
-
-def _name(path):
-    return path.resolve().parent.name if path.stem in _COMMON_STEMS else path.stem
-
-
-def _unused(name, names):
-    number = 2
-    unused = name
-    while unused in names:
-        unused, number = f"{name}-{number}", number + 1
-    names.add(unused)
-    return unused
-
-
-def _read(paths, image_shape):
-    return np.stack([read_image(path, image_shape) for path in paths])
-
-
-def _batches(paths, image_shape, what, verbose):
-    with tqdm(total=len(paths), desc=f"samples' {what}", unit="image", disable=not verbose) as progress:
-        for first in range(0, len(paths), _READ_AT_ONCE):
-            batch = _read(paths[first : first + _READ_AT_ONCE], image_shape)
-            yield batch
-            progress.update(len(batch))

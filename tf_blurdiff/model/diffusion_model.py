@@ -1,32 +1,38 @@
 """DiffusionModel: network, process, prediction and sampler, composed."""
 
+import functools
+import hashlib
 import inspect
+import json
 import warnings
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
-from keras import ops
+import numpy as np
 
-from tf_blurdiff.diffusion.dct import dct2, idct2
-from tf_blurdiff.diffusion.likelihood import bits_per_dimension
-from tf_blurdiff.diffusion.predictions import get_prediction
-from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import (
-    checked_batch,
-    checked_images,
-    checked_labels,
+from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
+from tf_blurdiff.diffusion.likelihood import Bound, bits_per_dimension
+from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
+from tf_blurdiff.diffusion.process import Process
+from tf_blurdiff.diffusion.samplers import (
+    SamplingSettings,
+    checked_settings,
+    default_delta,
     default_num_steps,
     default_sampler,
+    get_sampler,
 )
-from tf_blurdiff.model.learning import LOSSES, StepGuard, StepRecord, TrainingMethods
-from tf_blurdiff.model.loading import find_model, shipped_models
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.model import learning, restoration, sampling
+from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
+from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.model.restoration import RestorationMethods
-from tf_blurdiff.model.sampling import SamplingMethods
-from tf_blurdiff.networks.precision import in_precision
+from tf_blurdiff.networks import expect_summed_gradients, in_precision
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
-class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras.Model):
+class DiffusionModel(keras.Model):
     """A diffusion model, diagonal in the DCT basis, as a Keras model.
 
     It trains with `compile(optimizer)` and `fit(dataset)` on batches of images `[B, H, W, C]` in [-1, 1], or of
@@ -39,9 +45,11 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
             `seed`, its dropout is reproducible.
         process: a `Process`.
         prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
-            residual to the next level, of heat_dissipation or cold.
+            residual to the next level, of heat_dissipation or cold. None is the one that goes with the process:
+            "eps", "less_blurred" for heat_dissipation, "x0" for cold and where blur leaves nothing of some frequency.
         image_shape: (H, W, C); None takes the network's own.
-        loss_type: "squared_error" or "absolute_error", of the prediction.
+        loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
+            "absolute_error" for a process without noise (cold).
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps. None for a model
             without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
@@ -73,27 +81,28 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
 
     def __init__(
         self,
-        network,
-        process,
-        prediction="eps",
-        image_shape=None,
-        loss_type="squared_error",
-        ema_decay=0.9999,
-        clip_norm=1.0,
-        assumed_error=0.05,
-        clip_stds=3.0,
-        label_dropout=0.0,
-        sampler=None,
-        num_steps=None,
-        grid=None,
-        seed=0,
-        num_classes=None,
-        **kwargs,
-    ):
+        network: keras.Model,
+        process: Process,
+        prediction: str | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        loss_type: str | None = None,
+        ema_decay: float | None = 0.9999,
+        clip_norm: float | None = 1.0,
+        assumed_error: float = 0.05,
+        clip_stds: float | None = 3.0,
+        label_dropout: float = 0.0,
+        sampler: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        seed: int = 0,
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
+        prediction = default_prediction(process) if prediction is None else prediction
+        loss_type = default_loss_type(process) if loss_type is None else loss_type
         get_prediction(prediction, process)
-        if loss_type not in LOSSES:
-            raise UserError(f"loss_type must be one of {', '.join(LOSSES)}. Received: {loss_type!r}")
+        get_loss(loss_type)
         self.network = network
         self.process = process
         self.prediction = prediction
@@ -113,7 +122,7 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         self.sampler = default_sampler(process, prediction) if sampler is None else sampler
         self.num_steps = default_num_steps(process, prediction) if num_steps is None else num_steps
         self.grid = grid
-        self.sampling()  # Checks these three.
+        self.sampling_settings()  # Checks these three.
         self.seed = seed
         _warn_of_much_blur(process, self.image_shape[1])
         # XLA draws other random numbers, and on CPUs it costs more than it gives.
@@ -147,23 +156,43 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         self.freq_std = self.add_weight(name="freq_std", shape=self.image_shape, initializer=unknown, **fixed)
         if not self.process.ends_in_noise:
             self.prior = BlurredPrior(self.process, self.image_shape, self.num_classes)
-        self._averages = [
+        self._ema_weights = [
             self.add_weight(name=f"average_{i}", shape=weight.shape, dtype=weight.dtype, **fixed)
             for i, weight in enumerate([] if self.ema_decay is None else self.network.trainable_variables)
         ]
-        for average, weight in zip(self._averages, self.network.trainable_variables):
+        for average, weight in zip(self._ema_weights, self.network.trainable_variables):
             average.assign(weight)
         self.built = True
-        # In no file: what is only of use in training.
-        in_float16 = any(layer.compute_dtype == "float16" for layer in self.network._flatten_layers())
-        self.step_guard, self.step_record = StepGuard(scales_loss=in_float16), StepRecord()
 
     @property
-    def averages(self):
+    def ema_weights(self) -> list:
         """The weights that sampling uses, in the order of the network's: the averages, or its own if none are kept."""
-        return self.network.trainable_variables if self.ema_decay is None else self._averages
+        return self.network.trainable_variables if self.ema_decay is None else self._ema_weights
 
-    def averaged(self):
+    @property
+    def sampling_variables(self) -> list:
+        """All variables that an image depends on: averaged weights, the data's statistics, the prior."""
+        prior = [] if self.process.ends_in_noise else self.prior.variables
+        return [*self.ema_weights, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that an image depends on in the model: its arguments, and `sampling_variables`.
+
+        Example:
+            >>> import tf_blurdiff as bd
+            >>> bd.load_pretrained("digits").fingerprint() == bd.load_pretrained("digits").fingerprint()
+            True
+        """
+        digest = hashlib.sha256(json.dumps(self.get_config(), sort_keys=True).encode())
+        # The states of Keras's seed generators are new in every process.
+        network = self.network
+        states = {id(each) for each in network.variables} - {id(each) for each in network.weights}
+        for variable in self.sampling_variables:
+            if id(variable) not in states:
+                digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
+        return digest.hexdigest()
+
+    def averaged(self) -> "DiffusionModel":
         """A copy that has the averaged weights alone: a file half as large, the same images.
 
         It can be trained further, without averages.
@@ -175,11 +204,11 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
             True
         """
         copy = type(self).from_config({**self.get_config(), "ema_decay": None})
-        for variable, value in zip(copy._sampled_with(), self._sampled_with(), strict=True):
+        for variable, value in zip(copy.sampling_variables, self.sampling_variables, strict=True):
             variable.assign(value)
         return copy
 
-    def in_precision(self, precision):
+    def in_precision(self, precision: str) -> "DiffusionModel":
         """A copy whose network computes in another precision, such as that of the processor that is to sample.
 
         Args:
@@ -198,11 +227,7 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         copy.set_weights(self.get_weights())
         return copy
 
-    def _sampled_with(self):
-        prior = [] if self.process.ends_in_noise else self.prior.variables
-        return [*self.averages, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
-
-    def adapt(self, batches):
+    def adapt(self, batches: Iterable) -> None:
         """Gathers what sampling needs to know of the training images: their DCT statistics, and the prior.
 
         Args:
@@ -222,27 +247,246 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         self.freq_mean.assign(statistics.mean)
         self.freq_std.assign(statistics.std)
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs: list, training: bool = False, seed: Any = None) -> Any:
         """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
         arguments = {"training": training, "seed": seed}
         return self.network(inputs, **{name: arguments[name] for name in self._network_takes})
 
-    def averaged_call(self, inputs):
+    def ema_call(self, inputs: list) -> Any:
         """The network's output with the averaged weights."""
         rest = [variable.value for variable in self.network.non_trainable_variables]
         arguments = {"training": False} if "training" in self._network_takes else {}
-        return self.network.stateless_call([v.value for v in self.averages], rest, inputs, **arguments)[0]
+        return self.network.stateless_call([v.value for v in self.ema_weights], rest, inputs, **arguments)[0]
 
-    # Evaluation
+    @functools.cached_property
+    def denoiser(self) -> Denoiser:
+        """What the sampling loop, the variational bound and pictures of a trajectory ask for estimates of the image."""
+        return Denoiser(
+            network=self.ema_call,
+            prediction=get_prediction(self.prediction),
+            guard=SpectralGuard(self.freq_mean, self.freq_std, self.assumed_error, self.clip_stds),
+            takes_labels=self.num_classes is not None,
+            no_label=self.num_classes if self.label_dropout else None,
+        )
 
-    def bits_per_dimension(self, images, labels=None, **settings):
+    @functools.cached_property
+    def reverse_process(self) -> sampling.ReverseProcess:
+        """What sampling traces."""
+        prior = None
+        if not self.process.ends_in_noise:
+            prior = lambda normals, choice, labels: self.prior(normals, choice, self.freq_mean, self.freq_std, labels)
+        return sampling.ReverseProcess(self.process, self.image_shape, self.denoiser, prior)
+
+    @property
+    def metrics(self) -> list:
+        """The mean of the loss."""
+        return [self.loss_tracker]
+
+    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+        """As `keras.Model.compile`; the loss is the model's own, and so is its scaling for float16.
+
+        Raises:
+            UserError: for a loss or metrics, which this model would not use, and for a LossScaleOptimizer.
+        """
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise UserError(f"{name} must be left out: the loss is the model's own, by its loss_type")
+        super().compile(optimizer, **kwargs)
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
+        expect_summed_gradients(self.optimizer)
+        # In no file: what is only of use in training.
+        self.step_guard = learning.StepGuard(scales_loss=self.network.compute_dtype == "float16")
+        self.step_record = learning.StepRecord()
+
+    def make_train_function(self, force: bool = False) -> Callable:
+        """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.network.trainable_variables)
+        return super().make_train_function(force)
+
+    def train_step(self, data: Any) -> dict:
+        """One step on this replica's share of the global batch; returns the metrics."""
+        self.loss_tracker.update_state(learning.train_step(self, data))
+        return self.get_metrics_result()
+
+    def test_step(self, data: Any) -> dict:
+        """The loss of the averaged weights, with the same draws for every batch."""
+        self.loss_tracker.update_state(learning.ema_losses(self, data))
+        return self.get_metrics_result()
+
+    def sample(
+        self,
+        seeds: Any,
+        num_steps: int | None = None,
+        sampler: str | None = None,
+        eta: float = 0.0,
+        labels: Any = None,
+        guidance_scale: Any = 1.0,
+        *,
+        grid: str | None = None,
+        delta: float | None = None,
+        noise_seeds: Any = None,
+        images: Any = None,
+        strength: float = 1.0,
+        batch_size: int | None = None,
+        return_trajectory: bool = False,
+        verbose: bool = False,
+    ) -> np.ndarray:
+        """Draws one image for each seed; an image depends on its own seed (and label) alone.
+
+        Args:
+            seeds: integers `[B]`, any that fit int64.
+            num_steps: calls of the network; None takes the model's own. With the prediction "less_blurred" it is the
+                number of the process's levels.
+            sampler: "ancestral", "ancestral2", "ddim", "multistep2", "multistep3", "heat", "cold" or "cold_naive", as
+                far as process and prediction allow; None takes the model's own.
+            eta: in [0, 1]: the noise of "ddim"; 0 is deterministic.
+            labels: integers `[B]` in [0, num_classes), for a model with labels; one with label dropout may go without.
+            guidance_scale: of classifier-free guidance, 0 or more, a number or `[B]`: 1 is the conditional model, above
+                that images are more typical of their label. For a model with label dropout.
+            grid: the times, "uniform", "quadratic" or "logsnr"; None takes the model's own, or the sampler's.
+            delta: standard deviation of the noise of "heat", on the scale of [-1, 1]; None takes 1.25 times the
+                process's sigma.
+            noise_seeds: integers `[B]`, seeds of what the steps draw, if not those that choose the start.
+            images: `[B, H, W, C]` in [-1, 1]: start from these, diffused to t = strength, instead of the prior.
+            strength: in (0, 1], how much of the process is undone when images are given.
+            batch_size: images in memory at once; None chooses.
+            return_trajectory: whether to return every `z_t` instead.
+            verbose: whether to show a progress bar.
+
+        Returns:
+            float32 array `[B, H, W, C]` in [-1, 1]. With return_trajectory `[num_steps + 1, B, H, W, C]`: z_t at
+            t = 1, ..., 0, not clipped.
+
+        Raises:
+            UserError: for an argument that is not allowed.
+        """
+        return sampling.sample(
+            self,
+            seeds,
+            num_steps=num_steps,
+            sampler=sampler,
+            eta=eta,
+            labels=labels,
+            guidance_scale=guidance_scale,
+            grid=grid,
+            delta=delta,
+            noise_seeds=noise_seeds,
+            images=images,
+            strength=strength,
+            batch_size=batch_size,
+            return_trajectory=return_trajectory,
+            verbose=verbose,
+        )
+
+    def interpolate(self, first_seed: int, last_seed: int, num_images: int = 8, **sampled: Any) -> np.ndarray:
+        """Images on the way from one seed to another, the seeds' own at the ends.
+
+        What is standard normal goes along an arc, so that it stays so: the noise of the steps, and the start of a
+        process that ends in noise. Another start goes along a line.
+
+        Args:
+            first_seed, last_seed: two different integers.
+            num_images: integer of 2 or more.
+            **sampled: arguments of `sample`, but not noise_seeds, images and strength.
+
+        Returns:
+            As `sample`, for num_images images.
+
+        Reference: Rissanen et al., 2023, section 4.
+        """
+        return sampling.interpolate(self, first_seed, last_seed, num_images, **sampled)
+
+    def mix_bands(self, coarse_seeds: Any, detail_seeds: Any, cutoff: float = 0.25, **sampled: Any) -> np.ndarray:
+        """Images with the coarse structure of one seed's noise and the details of another's.
+
+        Args:
+            coarse_seeds, detail_seeds: integers, `[B]` each.
+            cutoff: the frequency that divides them, above 0, as a fraction of the highest along an axis.
+            **sampled: arguments of `sample`, but not noise_seeds, images and strength.
+
+        Returns:
+            As `sample`.
+        """
+        return sampling.mix_bands(self, coarse_seeds, detail_seeds, cutoff, **sampled)
+
+    def deblur(
+        self, images: Any, blur_sigma: Any, seeds: Any = None, noise_std: Any = ROUNDING_STD, **sampled: Any
+    ) -> np.ndarray:
+        """Images that, blurred, are the given ones.
+
+        Args:
+            images: blurred images, floats `[B, H, W, C]` in [-1, 1]. The blur is that of heat, with mirrored borders,
+                as `layers.HeatBlur` does; a Gaussian one of the same standard deviation is close to it.
+            blur_sigma: the blur's standard deviation in pixels, 0 or more, a number or `[B]`.
+            seeds: integers `[B]`: another seed is another image that fits; None takes 0, 1, ...
+            noise_std: standard deviation of the noise on the images, above 0, a number or `[B]`; the least that makes
+                sense, and what it is unless told, is that of rounding to 8 bits.
+            **sampled: num_steps, sampler, eta, labels, guidance_scale, grid, batch_size, return_trajectory and verbose
+                of `sample`. Unless told, 50 steps of "ancestral".
+
+        Returns:
+            As `sample`.
+
+        Raises:
+            UserError: for an argument that is not allowed, and for a process that does not end in noise.
+
+        Example:
+            >>> import tf_blurdiff as bd
+            >>> network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1)
+            >>> model = bd.DiffusionModel(network, bd.process.gaussian())
+            >>> model.adapt([np.random.default_rng(0).uniform(-1, 1, (64, 8, 8, 1))])
+            >>> blurred = np.zeros((2, 8, 8, 1), "float32")
+            >>> model.deblur(blurred, blur_sigma=1.5, num_steps=4).shape
+            (2, 8, 8, 1)
+        """
+        return restoration.deblur(self, images, blur_sigma, seeds, noise_std, **sampled)
+
+    def super_resolve(
+        self, images: Any, seeds: Any = None, noise_std: Any = ROUNDING_STD, **sampled: Any
+    ) -> np.ndarray:
+        """Larger images, each square of whose pixels has the mean that a pixel of the given ones is.
+
+        Args:
+            images: floats `[B, H / f, W / f, C]` in [-1, 1], for the model's `(H, W, C)` and an integer f of 2 or more.
+            seeds, noise_std, sampled: as in `deblur`.
+
+        Returns:
+            As `sample`.
+
+        Raises:
+            UserError: as `deblur`.
+        """
+        return restoration.super_resolve(self, images, seeds, noise_std, **sampled)
+
+    def inpaint(
+        self, images: Any, mask: Any, seeds: Any = None, noise_std: Any = ROUNDING_STD, **sampled: Any
+    ) -> np.ndarray:
+        """Images with a part filled in.
+
+        Args:
+            images: floats `[B, H, W, C]` in [-1, 1]; what they are where the mask is set does not matter.
+            mask: `[B, H, W]` or `[B, H, W, 1]`: not 0 (or True) where the image is to be filled in.
+            seeds, noise_std, sampled: as in `deblur`.
+
+        Returns:
+            As `sample`.
+
+        Raises:
+            UserError: as `deblur`.
+        """
+        return restoration.inpaint(self, images, mask, seeds, noise_std, **sampled)
+
+    def bits_per_dimension(self, images: Any, labels: Any = None, **settings: Any) -> Bound:
         """The variational bound of 8-bit images with the averaged weights, in bits per dimension.
 
         Args:
             images: float array `[N, H, W, C]` of 8-bit pixels, scaled to [-1, 1].
             labels: integers `[N]`, for a model with labels.
             **settings: num_steps, num_times, grid, seed, batch_size, num_bands and verbose of
-                `likelihood.bits_per_dimension`.
+                `diffusion.likelihood.bits_per_dimension`.
 
         Returns:
             A `likelihood.Bound`. It is that of the network's own estimates: nothing is shrunk or clipped.
@@ -252,18 +496,44 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         """
         images = checked_images(images, self.image_shape, len(images))
         labels = checked_labels(labels, self.num_classes, self.label_dropout, len(images))
-        prediction = get_prediction(self.prediction)
+        denoiser = self.denoiser.unguarded()
+        return bits_per_dimension(images, self.process, denoiser, conditions=(labels,), **settings)
 
-        def denoise(z_freq, t, at_t, at_s, labels):
-            output = self.averaged_call(self.network_inputs(idct2(z_freq), t, labels))
-            output_freq = dct2(ops.cast(output, "float32"))
-            return prediction.estimate(output_freq, z_freq, at_t, at_s, lambda freq, scale, spread: freq)
+    def sampling_settings(
+        self,
+        *,
+        sampler: str | None = None,
+        num_steps: int | None = None,
+        grid: str | None = None,
+        eta: float = 0.0,
+        delta: float | None = None,
+    ) -> SamplingSettings:
+        """The model's own settings for what is None, all checked.
 
-        return bits_per_dimension(images, self.process, denoise, conditions=(labels,), **settings)
+        Raises:
+            UserError: for what is not allowed, or does not fit the model's process and prediction.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        num_steps = self.num_steps if num_steps is None else num_steps
+        grid = self.grid if grid is None else grid
+        grid = get_sampler(sampler).grid if grid is None else grid
+        delta = default_delta(self.process, sampler) if delta is None else delta
+        return checked_settings(SamplingSettings(sampler, num_steps, grid, eta, delta), self.process, self.prediction)
 
-    # Saving
+    def conditions(self, labels: Any, guidance_scale: Any, count: int) -> sampling.Conditions:
+        """Labels and guidance scales for `count` images, checked."""
+        labels = checked_labels(labels, self.num_classes, self.label_dropout, count)
+        return sampling.Conditions(labels, checked_guidance_scale(guidance_scale, self.label_dropout, count))
 
-    def get_config(self):
+    def check_prior(self) -> None:
+        """Raises a UserError if sampling starts from blurred data and `adapt` was not called."""
+        if not self.process.ends_in_noise and np.max(self.freq_std) >= UNKNOWN_STD:
+            raise UserError(
+                "this process starts from what blur leaves of the data, which the model does not know yet: call adapt "
+                "with the training images, or give images"
+            )
+
+    def get_config(self) -> dict:
         """All arguments, as Keras saves them."""
         serialize = keras.saving.serialize_keras_object
         own = (
@@ -278,7 +548,7 @@ class DiffusionModel(TrainingMethods, SamplingMethods, RestorationMethods, keras
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict) -> "DiffusionModel":
         """The inverse of `get_config`."""
         deserialize = keras.saving.deserialize_keras_object
         parts = {name: deserialize(config[name]) for name in ("network", "process")}
@@ -293,42 +563,3 @@ def _warn_of_much_blur(process, width):
             "width there is nothing left to blur",
             stacklevel=3,
         )
-
-
-def load_model(path_or_name, precision=None):
-    """Loads a `DiffusionModel` from a .keras file, or a shipped one by its name.
-
-    Args:
-        path_or_name: the file, or "digits" or "fashion_mnist".
-        precision: of the network's arithmetic, as of `DiffusionModel.in_precision`; None for that of its training.
-
-    Raises:
-        UserError: if there is no such file, if it holds no DiffusionModel, and for a precision that is not allowed.
-    """
-    path = find_model(path_or_name)
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:  # A damaged file makes zipfile, h5py, json or Keras fail, each in its own way.
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path} is not a .keras file that can be read: {reason}") from error
-    if not isinstance(model, DiffusionModel):
-        raise UserError(f"{path} holds a {type(model).__name__}; a DiffusionModel is expected")
-    return model if precision is None else model.in_precision(precision)
-
-
-def load_pretrained(name):
-    """A model that comes with the package, ready to sample from: "digits" or "fashion_mnist".
-
-    Both are blurring diffusion; weights/README.md says how they were trained and how good they are.
-
-    Raises:
-        UserError: for another name.
-
-    Example:
-        >>> import tf_blurdiff as bd
-        >>> bd.load_pretrained("digits").sample(seeds=[0, 1], num_steps=5).shape
-        (2, 8, 8, 1)
-    """
-    if name not in shipped_models():
-        raise UserError(f"name must be one of {', '.join(shipped_models())}. Received: {name!r}")
-    return load_model(shipped_models()[name])

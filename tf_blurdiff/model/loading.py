@@ -1,24 +1,25 @@
-"""The models that come with the package, as .keras files."""
+"""Models from .keras files, and the models that come with the package."""
 
 from pathlib import Path
 
-from tf_blurdiff.errors import UserError
+import keras
+
+from tf_blurdiff.errors import UserError, one_of
+from tf_blurdiff.files import shipped_files
+from tf_blurdiff.model.diffusion_model import DiffusionModel
 
 
-def shipped_models():
+def shipped_models() -> dict[str, Path]:
     """The models that come with the package: `{name: path}`; weights/README.md says how each was trained.
 
     Example:
         >>> sorted(shipped_models())
         ['digits', 'fashion_mnist']
     """
-    here = Path(__file__).parents[1]
-    # In a wheel they are inside the package, in a checkout beside it.
-    folder = here / "weights" if (here / "weights").is_dir() else here.parent / "weights"
-    return {path.stem: path for path in sorted(folder.glob("*.keras"))}
+    return {path.stem: path for path in shipped_files("weights", ".keras")}
 
 
-def find_model(path_or_name):
+def find_model(path_or_name: str | Path) -> Path:
     """The path of a .keras file, or of a shipped model's by its name. A file goes before a name.
 
     Raises:
@@ -35,3 +36,41 @@ def find_model(path_or_name):
         return shipped[str(path_or_name)]
     expected = f"expected a .keras file, or one of {', '.join(shipped)}"
     raise UserError(f"model file not found: {path_or_name}; {expected}")
+
+
+def load_model(path_or_name: str | Path, precision: str | None = None) -> DiffusionModel:
+    """Loads a `DiffusionModel` from a .keras file, or a shipped one by its name.
+
+    Args:
+        path_or_name: the file, or "digits" or "fashion_mnist".
+        precision: of the network's arithmetic, as of `DiffusionModel.in_precision`; None for that of its training.
+
+    Raises:
+        UserError: if there is no such file, if it holds no DiffusionModel, and for a precision that is not allowed.
+    """
+    path = find_model(path_or_name)
+    try:
+        model = keras.saving.load_model(path)
+    except Exception as error:  # A damaged file makes zipfile, h5py, json or Keras fail, each in its own way.
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path} is not a .keras file that can be read: {reason}") from error
+    if not isinstance(model, DiffusionModel):
+        raise UserError(f"{path} holds a {type(model).__name__}; a DiffusionModel is expected")
+    return model if precision is None else model.in_precision(precision)
+
+
+def load_pretrained(name: str) -> DiffusionModel:
+    """A model that comes with the package, ready to sample from: "digits" or "fashion_mnist".
+
+    Both are blurring diffusion; weights/README.md says how they were trained and how good they are.
+
+    Raises:
+        UserError: for another name.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> bd.load_pretrained("digits").sample(seeds=[0, 1], num_steps=5).shape
+        (2, 8, 8, 1)
+    """
+    one_of("name", name, shipped_models())
+    return load_model(shipped_models()[name])

@@ -4,13 +4,14 @@ A process that ends in noise starts from N(0, I). One that only blurs starts fro
 `BlurredPrior` draws that without the data.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from tf_blurdiff.diffusion.dct import dct2
+from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.errors import UserError
 
 # A standard deviation that is not known: nothing is clipped to it.
@@ -30,13 +31,13 @@ class Statistics(NamedTuple):
     `chosen` is `[N, K, C]`, `labels` its int64 `[N]` or None.
     """
 
-    mean: object
-    std: object
-    chosen: object
-    labels: object
+    mean: np.ndarray
+    std: np.ndarray
+    chosen: np.ndarray
+    labels: np.ndarray | None
 
 
-def dct_statistics(batches, positions=((), ())):
+def dct_statistics(batches: Any, positions: Any = ((), ())) -> Statistics:
     """Gathers what `DiffusionModel.adapt` keeps of the training images.
 
     Args:
@@ -75,11 +76,11 @@ def dct_statistics(batches, positions=((), ())):
 class _Sample:
     """Every image while there are few, then every second, every fourth, ...: at most twice `size` of them."""
 
-    def __init__(self, size):
+    def __init__(self, size: int) -> None:
         self.size, self.stride, self.seen = size, 1, 0
         self.rows, self.labels = [], []
 
-    def add(self, rows, labels):
+    def add(self, rows: Any, labels: Any) -> None:
         for number, row in enumerate(rows):
             if (self.seen + number) % self.stride == 0:
                 self.rows.append(row)
@@ -89,7 +90,7 @@ class _Sample:
         while len(self.rows) >= 2 * self.size:
             self.rows, self.labels, self.stride = self.rows[::2], self.labels[::2], 2 * self.stride
 
-    def arrays(self):
+    def arrays(self) -> tuple:
         return np.array(self.rows), np.array(self.labels, np.int64) if self.labels else None
 
 
@@ -115,7 +116,7 @@ class BlurredPrior(keras.layers.Layer):
         float32 `[B, H, W, C]`.
     """
 
-    def __init__(self, process, image_shape, num_classes=None, **kwargs):
+    def __init__(self, process: Process, image_shape: tuple, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         height, width, self.channels = image_shape
         gain = ops.convert_to_numpy(process.marginal([1.0], height, width).alpha)[0, :, :, 0]
@@ -131,7 +132,7 @@ class BlurredPrior(keras.layers.Layer):
         self.roots = self.add_weight(name="roots", shape=(count, size, size), initializer="zeros", trainable=False)
         self.built = True
 
-    def fit(self, statistics):
+    def fit(self, statistics: Statistics) -> None:
         """Fits the mixture to `dct_statistics(batches, self.positions)`; a UserError if labels are missing."""
         rows = (statistics.chosen * self.gain[self.positions]).reshape(len(statistics.chosen), -1)
         # In units of their own spread, so that scikit-learn's floor under variances is the same for all.
@@ -148,7 +149,7 @@ class BlurredPrior(keras.layers.Layer):
         for variable, value in zip((self.shares, self.means, self.roots), (shares, means, roots)):
             variable.assign(value)
 
-    def call(self, normals, choice, mean, std, label):
+    def call(self, normals: Any, choice: Any, mean: Any, std: Any, label: Any) -> Any:
         edges = ops.cumsum(self.shares)[:-1]
         uniform = 0.5 * (1.0 + ops.erf(choice / np.sqrt(2.0)))
         component = ops.sum(ops.cast(uniform >= edges, "int64"), axis=1)

@@ -7,6 +7,8 @@ that keras.ops lacks: the Euclidean norm, which squares and sums in one pass, an
 `gradient * sigmoid`.
 """
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,7 +16,7 @@ import tensorflow as tf
 LEAST_CHANNELS = 4
 
 
-def number_of_groups(channels, max_groups):
+def number_of_groups(channels: int, max_groups: int) -> int:
     """The largest divisor of `max_groups` and of `channels` that leaves a group 4 channels or more; else 1.
 
     Example:
@@ -26,7 +28,7 @@ def number_of_groups(channels, max_groups):
     return max(fitting, default=1)
 
 
-def group_norm(x, scale, shift, groups, epsilon, silu):
+def group_norm(x: Any, scale: Any, shift: Any, groups: int, epsilon: float, silu: bool) -> Any:
     """Normalises each group, multiplies with `scale`, adds `shift`, and applies SiLU if wanted.
 
     Args:

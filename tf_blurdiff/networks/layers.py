@@ -1,6 +1,7 @@
 """Keras layers: the DCT and the blur, and the U-Net's blocks."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,7 +14,7 @@ from tf_blurdiff.networks.group_norm import group_norm, number_of_groups
 register = keras.saving.register_keras_serializable("tf_blurdiff")
 
 
-def attend(query, key, value):
+def attend(query: Any, key: Any, value: Any) -> Any:
     """`softmax(query key^T / sqrt(D)) value`, `[B, N, D]` each and the result.
 
     Reference: Vaswani et al., Attention Is All You Need, 2017, equation 1.
@@ -24,7 +25,7 @@ def attend(query, key, value):
 
 class _Float32Layer(keras.layers.Layer):
     # tf.signal.dct takes float32 only; under a mixed policy these layers keep computing in it.
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
 
@@ -38,7 +39,7 @@ class DCT2D(_Float32Layer):
         TensorShape([2, 8, 8, 3])
     """
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         return dct2(x)
 
 
@@ -46,7 +47,7 @@ class DCT2D(_Float32Layer):
 class IDCT2D(_Float32Layer):
     """`idct2` as a layer: DCT coefficients `[B, H, W, C]` to images, float32."""
 
-    def call(self, freq):
+    def call(self, freq: Any) -> Any:
         return idct2(freq)
 
 
@@ -67,13 +68,13 @@ class HeatBlur(_Float32Layer):
     Reference: Rissanen et al., Generative Modelling with Inverse Heat Dissipation, 2023, section 3.1.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         x, blur_sigma = inputs
         dissipation_time = 0.5 * ops.square(ops.reshape(blur_sigma, (-1, 1, 1, 1)))
         eigenvalues = laplacian_eigenvalues(*x.shape[1:3])[None, :, :, None]
         return idct2(ops.exp(-eigenvalues * dissipation_time) * dct2(x))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return input_shape[0]
 
 
@@ -92,24 +93,24 @@ class Dropout(keras.layers.Layer):
         seed: integer `[2]`; None takes the next of Keras's own seeds, as keras.layers.Dropout does.
     """
 
-    def __init__(self, rate, **kwargs):
+    def __init__(self, rate: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"The dropout rate must be in [0, 1). Received: {rate}")
         self.rate = rate
         self.seed_generator = keras.random.SeedGenerator()
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, x, training=False, seed=None):
+    def call(self, x: Any, training: bool = False, seed: Any = None) -> Any:
         if not training or self.rate == 0.0:
             return x
         seed = self.seed_generator.next() if seed is None else seed
         kept = uniform_rows(ops.cast(seed, "int64"), (ops.shape(x)[0], *x.shape[1:])) >= self.rate
         return ops.where(kept, x / (1.0 - self.rate), ops.zeros_like(x))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -134,7 +135,9 @@ class GroupNorm(keras.layers.Layer):
     Diffusion-Based Generative Models, 2022; the modulation: Dhariwal and Nichol, 2021, section 3.
     """
 
-    def __init__(self, max_groups=32, epsilon=1e-5, activation=None, **kwargs):
+    def __init__(
+        self, max_groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if activation not in (None, "silu"):
             raise ValueError(f"activation must be 'silu' or None. Received: {activation!r}")
@@ -142,14 +145,14 @@ class GroupNorm(keras.layers.Layer):
         self.epsilon = epsilon
         self.activation = activation
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
         self.groups = number_of_groups(channels, self.max_groups)
         self.gamma = self.add_weight(name="gamma", shape=(channels,), initializer="ones", autocast=False)
         self.beta = self.add_weight(name="beta", shape=(channels,), initializer="zeros", autocast=False)
         self.built = True
 
-    def call(self, x, modulation=None):
+    def call(self, x: Any, modulation: Any = None) -> Any:
         per_example = (ops.shape(x)[0], x.shape[-1])
         scale, shift = (ops.broadcast_to(weight, per_example) for weight in (self.gamma, self.beta))
         if modulation is not None:
@@ -157,7 +160,7 @@ class GroupNorm(keras.layers.Layer):
             scale, shift = scale * (1.0 + extra_scale), shift * (1.0 + extra_scale) + extra_shift
         return group_norm(x, scale, shift, self.groups, self.epsilon, silu=self.activation == "silu")
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "max_groups": self.max_groups,
@@ -176,12 +179,12 @@ class SelfAttention(keras.layers.Layer):
     Reference: Ho et al., 2020, appendix B; heads of 64 channels: Dhariwal and Nichol, 2021, section 3.
     """
 
-    def __init__(self, head_size=64, **kwargs):
+    def __init__(self, head_size: int = 64, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.head_size = head_size
         self.norm = GroupNorm(dtype=self.dtype_policy)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
         self.heads = max(1, channels // self.head_size)
         if channels % self.heads:
@@ -193,7 +196,7 @@ class SelfAttention(keras.layers.Layer):
         self.output_dense.build(input_shape)
         self.built = True
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         height, width, channels = x.shape[1:]
         # Matrices, so that the products add their biases themselves.
         joined = self.query_key_value(ops.reshape(self.norm(x), (-1, channels)))
@@ -203,7 +206,7 @@ class SelfAttention(keras.layers.Layer):
         attended = self.output_dense(ops.reshape(ops.concatenate(attended, axis=-1), (-1, channels)))
         return x + ops.reshape(attended, (-1, height, width, channels))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "head_size": self.head_size}
 
 
@@ -224,7 +227,7 @@ class ResBlock(keras.layers.Layer):
         training, seed: see `Dropout`.
     """
 
-    def __init__(self, channels, dropout=0.0, attention=False, **kwargs):
+    def __init__(self, channels: int, dropout: float = 0.0, attention: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         self.dropout_rate = dropout
@@ -238,7 +241,7 @@ class ResBlock(keras.layers.Layer):
         self.projection = None
         self.attention = SelfAttention(dtype=dtype) if attention else None
 
-    def build(self, x_shape, embedding_shape):
+    def build(self, x_shape: Any, embedding_shape: Any) -> None:
         inner_shape = (*x_shape[:-1], self.channels)
         self.norm_in.build(x_shape)
         self.conv_in.build(x_shape)
@@ -253,17 +256,17 @@ class ResBlock(keras.layers.Layer):
             self.attention.build(inner_shape)
         self.built = True
 
-    def call(self, x, embedding, training=False, seed=None):
+    def call(self, x: Any, embedding: Any, training: bool = False, seed: Any = None) -> Any:
         hidden = self.conv_in(self.norm_in(x))
         hidden = self.norm_out(hidden, modulation=self.modulation(embedding))
         hidden = self.conv_out(self.dropout(hidden, training=training, seed=seed))
         x = hidden + (x if self.projection is None else self.projection(x))
         return x if self.attention is None else self.attention(x)
 
-    def compute_output_shape(self, x_shape, embedding_shape):
+    def compute_output_shape(self, x_shape: Any, embedding_shape: Any) -> tuple:
         return (*x_shape[:-1], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "channels": self.channels,
@@ -292,26 +295,26 @@ class UpsampleConv(keras.layers.Layer):
     # Along one axis, the place d of the large kernel sees the small one's places where this is 1.
     _SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 
-    def __init__(self, channels, **kwargs):
+    def __init__(self, channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         shape = (3, 3, input_shape[-1], self.channels)
         self.kernel = self.add_weight(name="kernel", shape=shape, initializer="glorot_uniform", autocast=False)
         self.bias = self.add_weight(name="bias", shape=(self.channels,), initializer="zeros")
         self.built = True
 
-    def call(self, x):
+    def call(self, x: Any) -> Any:
         channels = x.shape[-1]
         kernel = ops.matmul(np.kron(self._SUMS, self._SUMS), ops.reshape(self.kernel, (9, -1)))
         kernel = ops.transpose(ops.reshape(kernel, (4, 4, channels, self.channels)), (0, 1, 3, 2))
         return ops.conv_transpose(x, ops.cast(kernel, x.dtype), strides=2, padding="same") + self.bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0], 2 * input_shape[1], 2 * input_shape[2], self.channels)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "channels": self.channels}
 
 
@@ -325,20 +328,20 @@ class TimeEmbedding(_Float32Layer):
     Reference: Vaswani et al., 2017, section 3.5; Ho et al., 2020, appendix B.
     """
 
-    def __init__(self, size, **kwargs):
+    def __init__(self, size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if size % 2:
             raise ValueError(f"The size of a time embedding must be even. Received: {size}")
         self.size = size
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.built = True
 
-    def call(self, t):
+    def call(self, t: Any) -> Any:
         half = self.size // 2
         frequencies = ops.exp(-math.log(10000.0) * ops.arange(half, dtype="float32") / half)
         angles = 1000.0 * t[:, None] * frequencies[None, :]
         return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "size": self.size}

@@ -1,4 +1,6 @@
-"""Adam in one operation per weight."""
+"""Adam in one operation per weight, and optimizers whose gradients are summed over the replicas already."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -21,7 +23,7 @@ class Adam(keras.optimizers.Adam):
     Reference: Kingma and Ba, Adam, 2015, the end of section 2.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -39,6 +41,23 @@ class Adam(keras.optimizers.Adam):
             epsilon=ops.cast(self.epsilon, dtype),
             grad=ops.cast(gradient, dtype),
         )
+
+
+def expect_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
+    """Tells a Keras optimizer that its gradients are sums over the replicas already.
+
+    Else it would send them round again, and under n replicas make steps of n times the gradient. Keras has no public
+    way to say so.
+
+    Raises:
+        RuntimeError: if this version of Keras has not the method that would sum them.
+    """
+    if not callable(getattr(optimizer, "_all_reduce_sum_gradients", None)):
+        raise RuntimeError(
+            f"Keras {keras.__version__} sums gradients over replicas in a way that this package does not know: "
+            "training on several devices would make steps that are too large"
+        )
+    optimizer._all_reduce_sum_gradients = lambda gradients_and_weights: gradients_and_weights
 
 
 def _handle(variable):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import keras
 
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, one_of
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 # What Linux calls a processor's instructions for each, on x86 and on ARM; one of them is enough.
@@ -17,7 +17,7 @@ _INSTRUCTIONS = {
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def processor_lacks(precision):
+def processor_lacks(precision: str) -> bool:
     """Whether this processor is known to have no instructions for a precision, and emulates it.
 
     Where the system does not say what the processor has, the answer is no.
@@ -32,7 +32,7 @@ def processor_lacks(precision):
     return flags is not None and not _INSTRUCTIONS[precision] & set(flags.group(1).split())
 
 
-def in_precision(network, precision):
+def in_precision(network: keras.Model, precision: str) -> keras.Model:
     """A copy of a Keras network that computes in another precision; its weights are float32 in any.
 
     Every layer whose policy is the network's own gets the new one; a layer that was given another keeps it.
@@ -49,8 +49,7 @@ def in_precision(network, precision):
         >>> in_precision(network, "mixed_bfloat16").layers[0].compute_dtype
         'bfloat16'
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}. Received: {precision!r}")
+    one_of("precision", precision, PRECISIONS)
     serialized = keras.saving.serialize_keras_object(network)
     policies = [each["config"] for each in _policies(serialized) if each["config"]["name"] == network.dtype_policy.name]
     if not policies:

@@ -1,6 +1,8 @@
 """The U-Net: a network of images, times and labels that knows nothing of diffusion."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -52,16 +54,16 @@ class UNet(keras.Model):
 
     def __init__(
         self,
-        image_shape=(32, 32, 3),
-        channels=128,
-        multipliers=(1, 2, 2, 2),
-        num_res_blocks=2,
-        attention_resolutions=(16,),
-        dropout=0.1,
-        num_classes=None,
-        rematerialize=False,
-        **kwargs,
-    ):
+        image_shape: tuple[int, int, int] = (32, 32, 3),
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        num_res_blocks: int = 2,
+        attention_resolutions: Sequence[int] = (16,),
+        dropout: float = 0.1,
+        num_classes: int | None = None,
+        rematerialize: bool = False,
+        **kwargs: Any,
+    ) -> None:
         # Times must not be cast to bfloat16 on the way in; every layer casts what it is given.
         super().__init__(**{"autocast": False, **kwargs})
         self.image_shape = tuple(image_shape)
@@ -77,7 +79,7 @@ class UNet(keras.Model):
         self._make_embeddings()
         self._make_blocks()
 
-    def build(self, input_shape=None):
+    def build(self, input_shape: Any = None) -> None:
         """Builds every sublayer, by one symbolic call; the shapes follow from image_shape."""
         if self.built:
             return
@@ -87,7 +89,7 @@ class UNet(keras.Model):
         self.compute_output_spec(inputs)
         self.built = True
 
-    def call(self, inputs, training=False, seed=None):
+    def call(self, inputs: Any, training: bool = False, seed: Any = None) -> Any:
         z, *conditions = inputs
         if seed is None and training and self.seed_generator is not None:
             # Dropout that is computed again must drop the same values.
@@ -166,7 +168,7 @@ class UNet(keras.Model):
                 f"multipliers halve the picture {len(self.multipliers) - 1} times. Received: {self.image_shape}"
             )
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "image_shape": self.image_shape,

@@ -2,15 +2,21 @@
 
 import datetime
 import hashlib
-import importlib.metadata
 import json
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_blurdiff import __version__
+
 FOLDER, MANIFEST, KNOWN, WARMUP = "assets.extra", "manifest.json", "known", "tf_serving_warmup_requests"
-_PACKAGES = ("tf_blurdiff", "tensorflow", "keras", "numpy")
+_VERSIONS = {
+    "tf_blurdiff": __version__,
+    "tensorflow": tf.__version__,
+    "keras": keras.__version__,
+    "numpy": np.__version__,
+}
 
 
 def write_assets(folder, model, settings, signatures):
@@ -19,7 +25,7 @@ def write_assets(folder, model, settings, signatures):
     Args:
         folder: where to, a path that does not exist yet.
         model: the `DiffusionModel`.
-        settings: its `samplers.Sampling` for `serving_default`.
+        settings: its `samplers.SamplingSettings` for `serving_default`.
         signatures: name -> `signatures.Signature`.
     """
     (folder / KNOWN).mkdir(parents=True)
@@ -57,14 +63,6 @@ def read_warmup(path):
         yield request.model_spec.signature_name, {n: tf.make_ndarray(proto) for n, proto in request.inputs.items()}
 
 
-def weights_hash(model):
-    """SHA-256 of the averaged weights, in their order."""
-    digest = hashlib.sha256()
-    for average in model.averages:
-        digest.update(np.ascontiguousarray(average.numpy()).tobytes())
-    return digest.hexdigest()
-
-
 def _answer(function, feeds):
     # The concrete function: TensorFlow takes signatures of the same lines for one that is traced again and again.
     answer = function.get_concrete_function()(*(tf.constant(rows) for rows in feeds.values()))
@@ -86,8 +84,8 @@ def _manifest(model, settings, signatures, images):
     }
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        "weights_sha256": weights_hash(model),
+        "versions": _VERSIONS,
+        "model_sha256": model.fingerprint(),
         "sampling": settings._asdict(),
         "signatures": signature,
         # Another processor may round a pixel differently: the known images are compared to within a grey level.

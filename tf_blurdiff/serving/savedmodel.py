@@ -6,26 +6,24 @@ import shutil
 
 import tensorflow as tf
 
-from tf_blurdiff.data.sources import to_uint8
-from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import check_count
+from tf_blurdiff.data import to_uint8
+from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.files import writing
+from tf_blurdiff.model import check_restores
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.signatures import make_signatures, restoration_tasks, sampling_task
 
 
-def _make_served(model, settings, times, quality_steps, restoration):
+def _make_served(model, settings, quality_steps, restoration):
     """A module with the variables that an export needs and `sample`, and name -> `signatures.Signature`."""
-    # The weights in training are not served.
-    kept = [*model.averages, *model.network.non_trainable_variables, model.freq_mean, model.freq_std]
-    if not model.process.ends_in_noise:
-        kept += model.prior.variables
     served = tf.Module()
-    served.kept_variables = [variable.value for variable in kept]
+    # The weights in training are not served.
+    served.kept_variables = [variable.value for variable in model.sampling_variables]
     # Not a signature, but there for who loads the export in Python: float32 images in [-1, 1].
-    served.sample, signatures = make_signatures("serving_default", sampling_task(model, settings, times))
+    served.sample, signatures = make_signatures("serving_default", sampling_task(model, settings))
     for num_steps in quality_steps:
-        own = model.sampling(settings.sampler, num_steps, settings.grid, settings.eta, settings.delta)
-        signatures |= make_signatures(f"steps_{num_steps}", sampling_task(model, *own))[1]
+        own = model.sampling_settings(**{**settings._asdict(), "num_steps": num_steps})
+        signatures |= make_signatures(f"steps_{num_steps}", sampling_task(model, own))[1]
     if restoration:
         known = [tf.constant(entry.example) for entry in signatures["serving_default"].inputs.values()]
         images = to_uint8(served.sample(*known)).numpy()
@@ -81,10 +79,10 @@ def export_savedmodel(
         >>> bd.export_savedmodel(model, tempfile.mkdtemp(), num_steps=2).name
         '1'
     """
-    settings, times = model.sampling(sampler, num_steps, grid, eta, delta)
+    settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
     model.check_prior()
     if restoration:
-        model.check_restores()
+        check_restores(model)
     check_count("keep", 1 if keep is None else keep)
     for count in quality_steps:
         check_count("quality_steps", count)
@@ -94,18 +92,16 @@ def export_savedmodel(
     # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
     temporary = base_dir / f".writing-{final.name}"
     try:
-        base_dir.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        served, signatures = _make_served(model, settings, times, dict.fromkeys(quality_steps), restoration)
-        traced = {name: signature.function for name, signature in signatures.items()}
-        tf.saved_model.save(served, str(temporary), signatures=traced)
-        export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
-        os.rename(temporary, final)
-        if keep is not None:
-            _remove_all_but(keep, base_dir)
-    except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
-        raise UserError(f"{final} cannot be written: {reason}") from error
+        with writing(final, errors=(OSError, tf.errors.OpError)):
+            base_dir.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            served, signatures = _make_served(model, settings, dict.fromkeys(quality_steps), restoration)
+            traced = {name: signature.function for name, signature in signatures.items()}
+            tf.saved_model.save(served, str(temporary), signatures=traced)
+            export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
+            os.rename(temporary, final)
+            if keep is not None:
+                _remove_all_but(keep, base_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final

@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_blurdiff.data.sources import to_uint8, to_unit_range
-from tf_blurdiff.diffusion.grids import get_grid
-from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
-from tf_blurdiff.model.restoration import averaged, blurred, masked
+from tf_blurdiff.data import to_uint8, to_unit_range
+from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD, Averaged, Blurred, Masked
+from tf_blurdiff.model import Conditions, restoration_settings
 
 # The known images of an export have these seeds.
 KNOWN_SEEDS = (0, 1, 2, 3)
@@ -54,12 +53,10 @@ class Signature(NamedTuple):
     inputs: dict
 
 
-def sampling_task(model, settings, times):
-    """Images of seeds, with `model.sampling`'s settings and times."""
+def sampling_task(model, settings):
+    """Images of seeds, with settings of `DiffusionModel.sampling_settings`."""
     inputs = _condition_inputs(model)
-    return Task(
-        f"images of seeds: {settings.sampler}, {settings.num_steps} steps", inputs, _draw(model, settings, times)
-    )
+    return Task(f"images of seeds: {settings.sampler}, {settings.num_steps} steps", inputs, _draw(model, settings))
 
 
 def restoration_tasks(model, settings, images):
@@ -74,24 +71,24 @@ def restoration_tasks(model, settings, images):
     sigma = Input("float32", (), "the blur's standard deviation in pixels", _column(0.5, 1.0, 1.5, 2.0), *_AT_LEAST_0)
     mask = Input("uint8", halves.shape[1:], "not 0 where the image is to be filled in", halves)
     image = Input("uint8", shape, "pixels", images)
-    restored, times = model.restoration_sampling()
-    restore = _draw(model, restored, times)
+    restored = restoration_settings(model)
+    restore = _draw(model, restored)
 
     def with_rounding(make, images, *more):
         return make(images, *more, ROUNDING_STD * tf.ones(tf.shape(images)[:1]))
 
     def change(image, strength, **conditions):
-        own_times = strength[None, :] * get_grid(settings.grid)(settings.num_steps, model.process)[:, None]
-        return _draw(model, settings, own_times)(**conditions, images=image)
+        times = strength[None, :] * settings.times(model.process)
+        return _draw(model, settings, times)(**conditions, images=image)
 
     def deblur(image, blur_sigma, **conditions):
-        return restore(**conditions, observation=with_rounding(blurred, image, blur_sigma))
+        return restore(**conditions, measured=with_rounding(Blurred.of, image, blur_sigma))
 
     def enlarge(image, **conditions):
-        return restore(**conditions, observation=with_rounding(averaged, image))
+        return restore(**conditions, measured=with_rounding(Averaged.of, image))
 
     def fill_in(image, mask, **conditions):
-        return restore(**conditions, observation=with_rounding(masked, image, mask))
+        return restore(**conditions, measured=with_rounding(Masked.of, image, mask))
 
     how = f"{restored.sampler}, {restored.num_steps} steps"
     tasks = {
@@ -148,11 +145,14 @@ def _condition_inputs(model):
     return inputs
 
 
-def _draw(model, settings, times):
+def _draw(model, settings, times=None):
+    times = settings.times(model.process) if times is None else times
+
     def draw(seed, label=None, guidance_scale=None, **start):
         label = tf.zeros_like(seed) if label is None else label
         guidance_scale = tf.ones(tf.shape(seed)) if guidance_scale is None else guidance_scale
-        return model.draw(seed, seed, label, guidance_scale, times, settings, **start)
+        conditions = Conditions(label, guidance_scale)
+        return model.reverse_process.draw(seed, seed, conditions, times, settings, **start)
 
     return draw
 

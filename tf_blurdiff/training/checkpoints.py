@@ -1,7 +1,9 @@
 """Checkpoints: the values of variables in files, `ckpt-STEP.*`, each whole or not there."""
 
 import contextlib
+import pathlib
 import shutil
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -12,22 +14,22 @@ class Checkpoints:
     """The checkpoints of one folder.
 
     Args:
-        folder: a pathlib.Path, which `save` makes if it is missing.
-        variables: what they hold: a list of tf.Variable, the same in every process that uses the folder.
+        folder: which `save` makes if it is missing.
+        variables: what they hold, the same in every process that uses the folder.
         keep: how many to keep, the newest.
     """
 
-    def __init__(self, folder, variables, keep):
+    def __init__(self, folder: pathlib.Path, variables: Sequence[tf.Variable], keep: int):
         self.folder = folder
         self._keep = keep
         # Variables one by one: TensorFlow does not find those that a Keras model keeps in a list of its own.
         self._checkpoint = tf.train.Checkpoint(variables=variables)
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """The numbers of the checkpoints that are there, rising."""
         return steps_in(self.folder)
 
-    def save(self, step, keep_too=None):
+    def save(self, step: int, keep_too: int | None = None) -> None:
         """Writes one and removes the oldest; a failure leaves those that were there.
 
         Args:
@@ -48,11 +50,11 @@ class Checkpoints:
             if old != keep_too:
                 self._remove(old)
 
-    def restore_newest(self, report):
+    def restore_newest(self, warn: Callable[[str], None]) -> int | None:
         """Reads the newest that is whole.
 
         Args:
-            report: called with a line of text for every one that is not.
+            warn: called with a line of text for every one that is not.
 
         Returns:
             Its number, or None if there is no checkpoint.
@@ -67,7 +69,7 @@ class Checkpoints:
                 return step
             except Exception as error:  # TensorFlow's reader raises IndexError and others, as the damage has it.
                 reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                report(f"{path} cannot be read ({reason}); trying the one before")
+                warn(f"{path} cannot be read ({reason}); trying the one before")
         if self.steps():
             raise UserError(
                 f"no checkpoint in {self.folder} can be read; expected one that is whole and of this network. "
@@ -75,7 +77,7 @@ class Checkpoints:
             )
         return None
 
-    def remove_parts(self):
+    def remove_parts(self) -> None:
         """Removes what a process left that was killed while it wrote."""
         whole = {f"ckpt-{step}" for step in self.steps()}
         for path in self.folder.glob("ckpt-*"):
@@ -88,7 +90,7 @@ class Checkpoints:
             _remove(path)
 
 
-def steps_in(folder):
+def steps_in(folder: pathlib.Path) -> list[int]:
     """The numbers of a folder's checkpoints, rising; found by their files."""
     names = (path.stem.removeprefix("ckpt-") for path in folder.glob("ckpt-*.index"))
     return sorted(int(name) for name in names if name.isdecimal())

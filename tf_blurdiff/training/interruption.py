@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import threading
+from typing import Self
 
 
 class Interruption:
@@ -19,17 +20,17 @@ class Interruption:
     """
 
     def __init__(self):
-        self.signal = None
+        self.signal: signal.Signals | None = None
         self._restore = contextlib.ExitStack()
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         # Python hands signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._restore.callback(signal.signal, number, signal.signal(number, self._note))
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self._restore.close()
 
     def _note(self, number, frame):

@@ -2,56 +2,95 @@
 
 import contextlib
 import math
+import pathlib
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.config import Config, save_config
+from tf_blurdiff.data import save_grid
+from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.run_directory import MetricsLog, writing
 
 
 class Report:
-    """Writes into a run directory and to the terminal; for the chief alone.
+    """A worker's, which is silent; the chief's is a `ChiefReport`.
 
-    Args:
-        run_dir: a pathlib.Path of a folder that is there.
-        total_steps: of the run.
-        verbose: whether to show a progress bar and lines of text.
+    Attributes:
+        verbose: whether there is someone to show a progress bar to.
     """
 
-    def __init__(self, run_dir, total_steps, verbose):
+    verbose = False
+
+    def say(self, text: str) -> None:
+        """A line on stdout."""
+
+    def warn(self, text: str) -> None:
+        """A line on stderr, which does not break the progress bar."""
+
+    @contextlib.contextmanager
+    def opened(self, step: int, config: Config) -> Iterator[None]:
+        """While it is, there are a progress bar, from `step` on, and TensorBoard's file; first writes config.yaml."""
+        yield
+
+    def drop_after(self, step: int) -> None:
+        """Removes the metrics of later steps: they will be written again."""
+
+    def advance(self, steps: int) -> None:
+        """Moves the progress bar."""
+
+    def log(self, step: int, scalars: dict[str, float | None], loss_by_time: list[float | None]) -> None:
+        """Writes numbers, and the losses of equal parts of [0, 1]; None where there is none."""
+
+
+class ChiefReport(Report):
+    """Writes into a run directory and to the terminal.
+
+    Args:
+        run_dir: a folder that is there.
+        total_steps: of the run.
+        verbose: whether to show a progress bar and lines of text.
+
+    What writes raises UserError where it cannot.
+    """
+
+    def __init__(self, run_dir: pathlib.Path, total_steps: int, verbose: bool):
         self.run_dir = run_dir
         self.total_steps = total_steps
         self.verbose = verbose
         self.metrics_log = MetricsLog(run_dir / "metrics.jsonl")
         self._progress = tqdm(disable=True)
 
-    def say(self, text):
-        """A line on stdout."""
+    def say(self, text: str) -> None:
         if self.verbose:
             print(text, flush=True)
 
-    def warn(self, text):
-        """A line on stderr, which does not break the progress bar."""
+    def warn(self, text: str) -> None:
         tqdm.write(text, file=sys.stderr)
 
     @contextlib.contextmanager
-    def opened(self, step, config_text):
-        """While it is, there are a progress bar, from `step` on, and TensorBoard's file, which begins with the
-        config."""
+    def opened(self, step: int, config: Config) -> Iterator[None]:
+        path = self.run_dir / "config.yaml"
+        with writing(self.run_dir, path.name):
+            write_atomically(path, lambda temporary: save_config(config, temporary))
+        text = "".join(f"    {line}\n" for line in path.read_text().splitlines())
         writer = tf.summary.create_file_writer(str(self.run_dir / "tensorboard"))
         bar = tqdm(total=self.total_steps, initial=step, desc="training", unit="step", disable=not self.verbose)
         with writer.as_default(), bar as self._progress:
-            tf.summary.text("config", "".join(f"    {line}\n" for line in config_text.splitlines()), step=step)
+            tf.summary.text("config", text, step=step)
             yield
 
-    def advance(self, steps):
-        """Moves the progress bar."""
+    def drop_after(self, step: int) -> None:
+        with writing(self.run_dir, "metrics.jsonl"):
+            self.metrics_log.drop_after(step)
+
+    def advance(self, steps: int) -> None:
         self._progress.update(steps)
 
-    def log(self, step, scalars, loss_by_time):
-        """Writes a dict of numbers, and the losses of equal parts of [0, 1]; None where there is none."""
+    def log(self, step: int, scalars: dict[str, float | None], loss_by_time: list[float | None]) -> None:
         with writing(self.run_dir, "metrics.jsonl"):
             self.metrics_log.append({"step": step, **scalars, "loss_by_time": loss_by_time})
         parts = len(loss_by_time)
@@ -65,21 +104,41 @@ class Report:
             shown["skipped"] = scalars["skipped_steps"]
         self._progress.set_postfix(shown)
 
-    def log_averaged_loss(self, step, loss):
-        """Writes the loss of the averaged weights."""
+    def log_ema_loss(self, step: int, loss: float) -> None:
+        """Writes the loss of the averaged weights; raises OSError where it cannot."""
         self.metrics_log.append({"step": step, "averaged_loss": loss if math.isfinite(loss) else None})
         tf.summary.scalar("averaged_loss", loss, step=step)
 
-    def compare_supply(self, supply, demand):
-        """Says how many images/s the data pipeline gives alone, and how many training takes."""
-        self.warn(
-            f"the data pipeline alone gives {supply:,.0f} images/s, {supply / demand:.1f} times what training takes "
-            f"({demand:,.0f})"
-        )
-
-    def show_samples(self, step, images):
+    def show_samples(self, step: int, images: Any) -> None:
         """Writes a sheet of samples, `[B, H, W, C]` in [-1, 1]."""
         path = self.run_dir / "samples" / f"step_{step:08d}.png"
         with writing(self.run_dir, "samples"):
             save_grid(images, path)
         tf.summary.image("samples", tf.io.decode_png(path.read_bytes())[None], step=step)
+
+
+class StepTimer:
+    """Steps per second. The first block is traced before it runs: that is left out where there is another.
+
+    Example:
+        >>> timer = StepTimer()
+        >>> timer.add(1, seconds=20.0), timer.add(10, seconds=2.0)
+        (None, None)
+        >>> timer.read_and_reset()
+        5.0
+    """
+
+    def __init__(self):
+        self._blocks, self._traced = [], True
+
+    def add(self, steps: int, seconds: float) -> None:
+        """Notes a block of steps."""
+        self._blocks.append((steps, seconds))
+
+    def read_and_reset(self) -> float:
+        """Of the blocks since it was read last."""
+        if self._traced and len(self._blocks) > 1:
+            self._blocks.pop(0)
+        steps, seconds = map(sum, zip(*self._blocks))
+        self._blocks, self._traced = [], False
+        return steps / seconds

@@ -7,12 +7,16 @@ import contextlib
 import fcntl
 import json
 import os
+import pathlib
 import re
 import socket
+from collections.abc import Iterator
+from typing import Any
 
-from tf_blurdiff.config import schema as configs
+from tf_blurdiff import files
+from tf_blurdiff.config import Config
+from tf_blurdiff.config import loading as configs
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.checkpoints import steps_in
 
 # What a run may change on the way: how far it goes, what it shows and what it runs on, but not what it learns.
@@ -23,7 +27,7 @@ _MAY_CHANGE = re.compile(
 
 
 @contextlib.contextmanager
-def locked(run_dir):
+def locked(run_dir: pathlib.Path) -> Iterator[None]:
     """Makes the folder and holds it: a second process is refused. The system lets go when this process ends."""
     with writing(run_dir, "the lock"):
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -46,20 +50,15 @@ def locked(run_dir):
         yield
 
 
-@contextlib.contextmanager
-def writing(run_dir, what):
-    """Turns a failure to write `what` into a UserError that says what is still whole."""
-    try:
-        yield
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error.strerror or error).strip().splitlines()[0]
-        raise UserError(
-            f"run directory {run_dir} cannot be written ({what}: {reason}); checkpoints that were there are whole. "
-            "Make room or give permission; the same command then goes on"
-        ) from error
+def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManager[None]:
+    """Turns a failure to write `what` into a UserError that says what is still whole; a context manager."""
+    return files.writing(
+        f"run directory {run_dir} ({what})",
+        "; checkpoints that were there are whole. Make room or give permission; the same command then goes on",
+    )
 
 
-def check_config(config, run_dir):
+def check_config(config: Config, run_dir: pathlib.Path) -> None:
     """Raises a UserError if the run was begun with another config, naming the keys that differ."""
     path = run_dir / "config.yaml"
     if not (path.exists() and steps_in(run_dir / "checkpoints")):
@@ -80,15 +79,15 @@ class MetricsLog:
         path: of the file, which need not be there.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: pathlib.Path):
         self.path = path
 
-    def append(self, row):
+    def append(self, row: dict[str, Any]) -> None:
         """Adds a line."""
         with open(self.path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """The lines up to the first that is not whole."""
         rows = []
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
@@ -96,13 +95,13 @@ class MetricsLog:
                 rows.append(json.loads(line))
         return rows
 
-    def drop_after(self, step):
+    def drop_after(self, step: int) -> None:
         """Removes what a run wrote after its last checkpoint: it will be written again."""
         if self.path.exists():
             kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-            write_atomically(self.path, lambda path: path.write_text("".join(kept)))
+            files.write_atomically(self.path, lambda path: path.write_text("".join(kept)))
 
-    def best(self, name):
+    def best(self, name: str) -> tuple[float, int | None]:
         """(value, step) of the smallest value of that name; (inf, None) without one."""
         found = [(row[name], row["step"]) for row in self.rows() if row.get(name) is not None]
         return min(found, default=(float("inf"), None))

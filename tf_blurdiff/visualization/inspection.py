@@ -11,19 +11,15 @@ import tensorflow as tf
 from keras import ops
 from tqdm import tqdm
 
-from tf_blurdiff.data.sources import to_uint8
+from tf_blurdiff.data import to_uint8
 from tf_blurdiff.diffusion import process as presets
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_prediction
-from tf_blurdiff.diffusion.samplers import SAMPLERS, Sampling
-from tf_blurdiff.diffusion.stateless_random import SeededNoise
-from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import check_count, checked_seeds
+from tf_blurdiff.diffusion.samplers import SAMPLERS
+from tf_blurdiff.errors import UserError, check_count
 
 # Large pictures take memory.
 _TIMES_AT_ONCE = 8
-# How often the progress bar moves in one run of a solver.
-_BLOCKS = 20
 
 
 def families():
@@ -119,12 +115,12 @@ def trajectory(model, seeds, num_times, labels=None, verbose=False, **sampling):
     Raises:
         UserError: for an argument that is not allowed.
     """
-    times = model.sampling(**sampling)[1][:, 0]
+    times = model.sampling_settings(**sampling).times(model.process)[:, 0]
     z_t = model.sample(seeds, labels=labels, return_trajectory=True, verbose=verbose, **sampling)
     chosen = np.unique(np.linspace(0, len(times) - 1, num_times).round().astype(int))
     x0_hat = None
     if not get_prediction(model.prediction).by_level:
-        labels = model.conditions(labels, 1.0, len(seeds))[0]
+        labels = model.conditions(labels, 1.0, len(seeds)).labels
         estimate = tf.function(lambda z_t, t: estimated_x0(model, z_t, t, labels), autograph=False)
         x0_hat = to_uint8(np.stack([estimate(z_t[i], tf.constant(times[i])) for i in chosen[:-1]])).numpy()
     return Trajectory(times, to_uint8(z_t).numpy(), chosen, x0_hat)
@@ -141,10 +137,8 @@ def estimated_x0(model, z_t, t, labels):
     """
     t = tf.fill([len(labels)], tf.cast(t, tf.float32))
     at_t = model.process.marginal(t, *model.image_shape[:2])
-    output = ops.cast(model.averaged_call(model.network_inputs(tf.cast(z_t, tf.float32), t, labels)), "float32")
     # Where a step goes does not matter to x0.
-    estimate = get_prediction(model.prediction).estimate(dct2(output), dct2(z_t), at_t, at_t, model.shrink)
-    return idct2(estimate.x0_freq)
+    return idct2(model.denoiser(dct2(z_t), t, at_t, at_t, labels).x0_freq)
 
 
 class SolverError(NamedTuple):
@@ -187,16 +181,15 @@ def solver_errors(model, seeds, num_steps, reference_steps, grid=None, labels=No
     references = ["multistep3"] if "multistep3" in samplers else samplers
     runs = [(name, count) for name in samplers for count in num_steps]
     runs += [(name, reference_steps) for name in references]
-    for run in runs:
-        model.sampling(*run, grid=grid)  # An error comes before the work.
-    seeds, labels = checked_seeds(seeds), model.conditions(labels, 1.0, len(seeds))[0]
-    model.check_prior()
+    for name, count in runs:
+        model.sampling_settings(sampler=name, num_steps=count, grid=grid)  # An error comes before the work.
     images = {}
-    total = len(seeds) * sum(count for _, count in runs)
-    with tqdm(total=total, desc="solvers", unit="step", disable=not verbose) as progress:
+    with tqdm(total=len(runs), desc="solvers", unit="run", disable=not verbose) as progress:
         for name, count in runs:
             progress.set_postfix_str(f"{name}, {count} steps")
-            images[name, count] = _without_noise(model, seeds, labels, name, count, grid, progress)
+            how = {"sampler": name, "num_steps": count, "grid": grid, "eta": 0.0, "delta": 0.0}
+            images[name, count] = model.sample(seeds, labels=labels, **how)
+            progress.update()
     errors = []
     for name, count in runs:
         reference = name if name in references else references[0]
@@ -215,24 +208,5 @@ def deterministic_samplers(model):
             f"this model's prediction {model.prediction!r} goes from level to level, in as many steps as there are "
             "levels; expected a model that can be sampled in any number of steps"
         )
-    silent = [name for name, sampler in SAMPLERS.items() if not sampler.draws_noise(Sampling(name, 1, "uniform"))]
+    silent = [name for name, sampler in SAMPLERS.items() if not sampler.draws_noise(eta=0.0, delta=0.0)]
     return [name for name in silent if SAMPLERS[name].allowed(model.process, model.prediction)]
-
-
-def _without_noise(model, seeds, labels, sampler, num_steps, grid, progress):
-    """What `DiffusionModel.sample` gives for eta and delta of 0, in blocks of steps that move the progress bar."""
-    settings, times = model.sampling(sampler, num_steps, grid, eta=0.0, delta=0.0)
-    # A step does not ask how many there are: with one number here, a sampler is traced once and not for each count.
-    settings = settings._replace(num_steps=0)
-    images, at_once, block = [], model.images_at_once(), -(-num_steps // _BLOCKS)
-    for first_row in range(0, len(seeds), at_once):
-        rows = slice(first_row, first_row + at_once)
-        noise, scales = SeededNoise(seeds[rows]), np.ones(len(seeds[rows]), np.float32)
-        state = model.first_state(model.start(noise, labels[rows]), settings)
-        for first in range(0, num_steps, block):
-            last = min(first + block, num_steps)
-            span = tf.constant(first), tf.constant(last)
-            state = model.advance(state, noise, labels[rows], scales, times, *span, settings)
-            progress.update(len(scales) * (last - first))
-        images.append(np.clip(idct2(state[0]).numpy(), -1.0, 1.0))
-    return np.concatenate(images)

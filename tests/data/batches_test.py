@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support.images import numbered
+from tf_blurdiff.data.batches import training_batches
+from tf_blurdiff.data.pictures import DataError
+from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data.sources import Images, in_memory
+
+
+def indices_of(dataset, steps):
+    return [to_uint8(x)[:, 0, 0, 0].numpy().tolist() for x in dataset.take(steps)]
+
+
+def test_an_epoch_has_each_image_once():
+    first, second = np.reshape(indices_of(training_batches(numbered(12), 4, seed=3), 6), (2, 12)).tolist()
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second and first != list(range(12))
+
+
+def test_an_incomplete_batch_is_left_out():
+    first, second = np.reshape(indices_of(training_batches(numbered(11), 4, seed=3), 4), (2, 8)).tolist()
+    assert len(set(first)) == len(set(second)) == 8
+    assert set(first) != set(second)
+
+
+def test_every_image_reaches_every_place():
+    epochs = np.reshape(indices_of(training_batches(numbered(6), 3, seed=0), 1200), (600, 6))
+    counts = np.stack([np.bincount(epochs[:, place], minlength=6) for place in range(6)])
+    # 100 expected, with a standard deviation of 9.1.
+    assert np.abs(counts - 100).max() < 45
+
+
+def test_the_order_depends_on_the_seed_alone():
+    orders = [indices_of(training_batches(numbered(12), 4, seed=seed), 6) for seed in (3, 3, 4)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_resuming_continues_the_uninterrupted_stream():
+    images = numbered(11, shape=(3, 4, 3))
+    options = {"batch_size": 4, "seed": 5, "flip": True, "labels": True}
+    whole = list(training_batches(images, **options).take(9).as_numpy_iterator())
+    for start_step in (1, 2, 7):  # Inside an epoch, at its end, and inside the fourth.
+        resumed = training_batches(images, **options, start_step=start_step).take(9 - start_step).as_numpy_iterator()
+        for (x, label), (resumed_x, resumed_label) in zip(whole[start_step:], resumed, strict=True):
+            np.testing.assert_array_equal(x, resumed_x)
+            np.testing.assert_array_equal(label, resumed_label)
+
+
+def test_resuming_reads_nothing_before_its_step():
+    read = []
+
+    def fetch(indices):
+        read.extend(indices)
+        return np.zeros((len(indices), 1, 1, 1), np.uint8)
+
+    images = Images(fetch, 1000, (1, 1, 1))
+    next(iter(training_batches(images, 1, seed=0, start_step=10**9 + 900)))
+    assert len(read) < 100
+
+
+def test_flips_mirror_about_half_of_the_images_anew_in_each_epoch():
+    images = numbered(100, shape=(1, 2, 1))
+    epochs = [x.numpy() for x in training_batches(images, 100, seed=0, flip=True).take(2)]
+    mirrored = []
+    for x in epochs:
+        pixels = to_uint8(x).numpy()[:, 0, :, 0]
+        assert sorted(pixels.max(axis=1)) == list(range(100)) and not pixels.min(axis=1).any()
+        mirrored.append({int(row[1]) for row in pixels if row[1]})
+    assert all(30 < len(flipped) < 70 for flipped in mirrored) and mirrored[0] != mirrored[1]
+
+
+def test_flips_differ_from_step_to_step():
+    steps = training_batches(in_memory(np.array([[[[0], [255]]]], np.uint8)), 1, seed=0, flip=True).take(40)
+    assert 8 < sum(float(x[0, 0, 0, 0]) == 1.0 for x in steps) < 32
+
+
+def test_batches_are_static_endless_and_in_the_unit_range():
+    dataset = training_batches(numbered(5), 2, seed=0, labels=True)
+    x, label = dataset.element_spec
+    assert (x.shape, x.dtype, label.shape, label.dtype) == ((2, 2, 3, 1), tf.float32, (2,), tf.int64)
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+    for x, label in dataset.take(3):
+        np.testing.assert_array_equal(to_uint8(x)[:, 0, 0, 0], label)
+        assert float(tf.reduce_min(x)) == -1.0
+
+
+def flipped_and_labelled(images, batch_size, **options):
+    return training_batches(images, batch_size, seed=5, flip=True, labels=True, **options).as_numpy_iterator()
+
+
+@pytest.mark.parametrize("workers, start_step", [([2], 0), ([1, 1], 1), ([1, 2, 1], 7)])
+def test_replicas_share_the_batch_of_one(workers, start_step):
+    # Two steps an epoch; the last three images of each are left out.
+    images = numbered(19, shape=(3, 4, 3))
+    whole = flipped_and_labelled(images, 8, start_step=start_step)
+    shares = []
+    for own, last in zip(workers, np.cumsum(workers)):
+        options = {"start_step": start_step, "replicas": range(last - own, last), "num_replicas": sum(workers)}
+        shares.append((own, flipped_and_labelled(images, 8, **options)))
+    for _ in range(5):
+        elements = [next(share) for own, share in shares for _ in range(own)]
+        x, label = next(whole)
+        assert {len(part) for part, _ in elements} == {8 // sum(workers)}
+        np.testing.assert_array_equal(np.concatenate([part for part, _ in elements]), x)
+        np.testing.assert_array_equal(np.concatenate([part for _, part in elements]), label)
+
+
+def test_a_worker_reads_its_own_rows_alone():
+    read = []
+
+    def fetch(indices):
+        read.append(tuple(indices.tolist()))
+        return np.zeros((len(indices), 1, 1, 1), np.uint8)
+
+    options = {"batch_size": 4, "seed": 5, "replicas": range(1, 3), "num_replicas": 4}
+    list(training_batches(Images(fetch, 200, (1, 1, 1)), **options).take(20))
+    # Some more may have been read ahead.
+    order = np.array(indices_of(training_batches(numbered(200), 4, seed=5), 50))
+    assert 20 <= len(read) <= 100 and set(read) <= {(row,) for row in order[:, 1:3].ravel()}
+
+
+def test_a_batch_that_replicas_cannot_share():
+    with pytest.raises(DataError, match="batch_size: got 5, expected a multiple of 2, the number of replicas"):
+        training_batches(numbered(9), 5, seed=0, num_replicas=2)
+
+
+def test_pixels_are_bytes_until_the_last_map():
+    dataset = training_batches(numbered(9), 4, seed=0, flip=True)
+    assert dataset.element_spec.dtype == tf.float32
+    (before,) = dataset._inputs()
+    assert "Prefetch" in type(before).__name__
+    while inputs := before._inputs():
+        assert all(spec.dtype.is_integer for spec in tf.nest.flatten(before.element_spec))
+        before = inputs[0]
+
+
+@pytest.mark.parametrize("batch_size", [0, 6])
+def test_a_batch_larger_than_the_data(batch_size):
+    with pytest.raises(DataError, match=f"batch_size: got {batch_size}, expected 1 to 5"):
+        training_batches(numbered(5), batch_size, seed=0)

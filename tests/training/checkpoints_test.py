@@ -1,0 +1,49 @@
+"""Checkpoints of a run, and which models are kept beside them."""
+
+import tensorflow as tf
+
+from tests.support.runs import train_here
+from tf_blurdiff.training.checkpoints import Checkpoints
+from tf_blurdiff.training.snapshots import Snapshots
+
+
+def test_checkpoints_of_a_best_that_is_old_stay(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", [tf.Variable(1.0)], keep=2)
+    for step in range(10, 70, 10):
+        checkpoints.save(step, keep_too=20 if step > 20 else None)
+    assert checkpoints.steps() == [20, 50, 60]
+    (tmp_path / "checkpoints" / "ckpt-70.data-00000-of-00001").write_bytes(b"part")
+    (tmp_path / "checkpoints" / "ckpt-70_temp").mkdir()
+    checkpoints.remove_parts()
+    assert {path.name.split(".")[0] for path in (tmp_path / "checkpoints").iterdir()} == {
+        "ckpt-20",
+        "ckpt-50",
+        "ckpt-60",
+    }
+
+
+def test_a_damaged_checkpoint_does_not_push_out_the_one_after(tmp_path):
+    variable, lines = tf.Variable(1.0), []
+    checkpoints = Checkpoints(tmp_path, [variable], keep=1)
+    checkpoints.save(10), checkpoints.save(20, keep_too=10)
+    (tmp_path / "ckpt-20.data-00000-of-00001").write_bytes(b"")
+    assert checkpoints.restore_newest(lines.append) == 10 and "ckpt-20 cannot be read" in lines[0]
+    variable.assign(2.0)
+    checkpoints.save(15)
+    variable.assign(3.0)
+    assert checkpoints.restore_newest(lines.append) == 15 and float(variable) == 2.0
+    checkpoints.save(20)
+    assert checkpoints.steps() == [20]
+
+
+def test_the_best_model_is_kept(tmp_path, monkeypatch, small_network):
+    losses = iter([3.0, 1.0, 2.0, 4.0, 5.0, 6.0])
+    saved = []
+    monkeypatch.setattr(Snapshots, "_ema_loss", lambda self: next(losses))
+    save_model = Snapshots._save_model
+    monkeypatch.setattr(Snapshots, "_save_model", lambda self, names: (saved.append(names), save_model(self, names)))
+    train_here(tmp_path)
+    assert [names[-1] for names in saved] == ["best.keras", "best.keras", *["model.keras"] * 4]
+    assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index")) == [
+        f"ckpt-{step}" for step in (20, 40, 50, 60)
+    ]

@@ -1,0 +1,75 @@
+"""A run directory: one process at a time, one config, and metrics that can be read."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.support import commands
+from tests.support.runs import START, assert_same_weights, rows_of, steps_of, tiny, train_here
+from tf_blurdiff.config.loading import load_config, save_config
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.training.loop import train
+from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked
+
+pytestmark = pytest.mark.usefixtures("small_network")
+
+
+def test_a_second_process_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(UserError, match=f"is in use by process {os.getpid()} on "):
+        locked(tmp_path).__enter__()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_changed_config_is_refused_unless_it_is_asked_for(tmp_path):
+    train(tiny(steps=10), tmp_path, verbose=False)
+    changed = load_config(tmp_path / "config.yaml", ["train.learning_rate=1e-3", "train.log_every=7", "train.steps=20"])
+    for refused in (lambda: check_config(changed, tmp_path), lambda: train(changed, tmp_path)):
+        with pytest.raises(UserError, match=r"train.learning_rate \(0.002 there, 0.001 here\); .*--override_config"):
+            refused()
+    check_config(load_config(tmp_path / "config.yaml", ["train.steps=90", "train.keep_checkpoints=1"]), tmp_path)
+    train(changed, tmp_path, verbose=False, override_config=True)
+    assert load_config(tmp_path / "config.yaml").train.learning_rate == 1e-3
+    np.testing.assert_allclose(rows_of(tmp_path, "loss")[-1]["learning_rate"], 1e-3 * 21 / 101, rtol=1e-5)
+
+
+def test_the_command_line_can_ask_for_a_changed_config(trained_run, tmp_path):
+    run_dir = shutil.copytree(trained_run, tmp_path / "run")
+    command = ["train", *START, "--run_dir", run_dir, "--set", "train.learning_rate=1e-3"]
+    refused, done = commands.run_forked([command, [*command, "--override_config"]], cwd=tmp_path)
+    assert refused.returncode == 2 and "was begun with another config: train.learning_rate" in refused.stderr
+    assert done.returncode == 0 and "holds all 60 steps; nothing to train" in done.stdout, done.stderr
+
+
+def test_a_config_without_a_checkpoint_may_change(tmp_path):
+    save_config(tiny(), tmp_path / "config.yaml")
+    check_config(tiny(learning_rate=1e-3), tmp_path)
+
+
+def test_metrics_of_a_run_cut_before_its_first_checkpoint_are_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "loss": 1.0}\n{"step": 1')
+    train_here(tmp_path, tiny(steps=10))
+    assert steps_of(tmp_path, "loss") == [5, 10]
+
+
+def test_a_run_of_more_steps_is_left_alone(small_run, tmp_path):
+    run_dir = shutil.copytree(small_run, tmp_path / "run")
+    before = (run_dir / "config.yaml").read_text()
+    (run_dir / "model.keras").unlink()
+    train_here(run_dir, tiny(steps=30))
+    assert (run_dir / "config.yaml").read_text() == before
+    assert_same_weights(run_dir, small_run)
+
+
+def test_metrics_are_read_up_to_a_broken_line(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    assert log.rows() == [] and log.best("loss") == (float("inf"), None)
+    for step, loss in ((1, None), (5, 2.0), (10, 1.0), (15, 1.5)):
+        log.append({"step": step, "loss": loss})
+    with open(log.path, "a") as file:
+        file.write('{"step": 20, "lo')
+    assert log.best("loss") == (1.0, 10)
+    log.drop_after(10)
+    assert [row["step"] for row in log.rows()] == [1, 5, 10]
