@@ -104,7 +104,7 @@ def generate(
     batch_size = images_at_once(model, batch_size)
     model.check_prior()
     sample_batch = _BatchSampler(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, settings)
-    made_by = {"model": model.fingerprint(), **settings._asdict()}
+    made_by = {"model": model.fingerprint()[:16], **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
     label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
     wanted = _Wanted(label_of, made_by, model.image_shape)
