@@ -1,52 +1,68 @@
-# make setup       .venv with the package, its tests' needs and the client's
-# make quickstart  from nothing to images through a served endpoint
-# make test        the whole test suite; make test-slow the rare long tests
-# make results     scores the shipped digits again: one row of docs/results.md, within its error bar
-# make bench       figures of speed, beside diffusers in .venv-bench; make lint ruff
-PYTHON := .venv/bin/python
-BENCH_PYTHON := .venv-bench/bin/python
+# `make help` lists the targets.
 PORT ?= 8501
+VENV_PYTHON := .venv/bin/python
+BENCH_PYTHON := .venv-bench/bin/python
 
-.PHONY: setup quickstart test test-slow lint bench results
+# The Python that environments are made with: PYTHON, where it is given, or else the newest that is there and can.
+VERSIONS := 3.13 3.12 3.11
+CANDIDATES = $(if $(PYTHON),"$(PYTHON)",$(VERSIONS:%=python%))
+CAN := import sys, ensurepip, venv; sys.exit("%d.%d" % sys.version_info[:2] not in "$(VERSIONS)".split())
+CHOSEN = $(shell for python in $(CANDIDATES); do \
+    "$$python" -c '$(CAN)' >/dev/null 2>&1 && echo "$$python" && break; done)
+WANTED = Python 3.11, 3.12 or 3.13 with its modules venv and ensurepip (Debian: python3-venv)
+MISSING = $(if $(PYTHON),PYTHON must be $(WANTED). Received: $(PYTHON),this needs $(WANTED), as one of $(CANDIDATES) \
+    on PATH; PYTHON=/path/to/python make setup chooses another)
+version_of = $(shell "$(1)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
-setup: .venv/installed
+.PHONY: help setup quickstart test test-slow lint results bench
 
-.venv/installed: pyproject.toml setup.py
-	python3.11 -m venv .venv
-	$(PYTHON) -m pip install --progress-bar on -e '.[test]'
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2} \
+	    END {print "PYTHON=/path/to/python make setup chooses the Python of .venv: one of $(VERSIONS)"}' Makefile
+
+setup: .venv/installed ## .venv with the package, what its tests need and the programs of export/
+	$(if $(PYTHON),$(if $(filter-out $(call version_of,$(PYTHON)),$(call version_of,$(VENV_PYTHON))),\
+	    $(error .venv has another Python than PYTHON=$(PYTHON); remove .venv to make it anew)))
+
+.venv/bin/python .venv-bench/bin/python:
+	"$(or $(CHOSEN),$(error $(MISSING)))" -m venv --clear $(@:/bin/python=)
+
+# Once made, an environment keeps its Python.
+.venv/installed: pyproject.toml setup.py | $(VENV_PYTHON)
+	$(VENV_PYTHON) -m pip install --progress-bar on -e '.[test]'
 	touch $@
 
-quickstart: setup
-	$(PYTHON) -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits
-	$(PYTHON) -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out runs/digits/samples.png
-	$(PYTHON) -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits
-	$(PYTHON) export/local_server.py --model_name digits --model_base_path served/digits \
+quickstart: setup ## from nothing to images through a served endpoint
+	$(VENV_PYTHON) -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits
+	$(VENV_PYTHON) -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out runs/digits/samples.png
+	$(VENV_PYTHON) -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits
+	$(VENV_PYTHON) export/local_server.py --model_name digits --model_base_path served/digits \
 	    --port 0 --rest_api_port $(PORT) & server=$$!; trap "kill $$server" EXIT; \
-	$(PYTHON) export/client.py --url http://localhost:$(PORT) --model digits --seeds 0:64 --wait 60 \
+	$(VENV_PYTHON) export/client.py --url http://localhost:$(PORT) --model digits --seeds 0:64 --wait 60 \
 	    --out runs/digits/served.png
 	@echo "Look at runs/digits/samples.png and, through the endpoint, runs/digits/served.png"
 
 # Two files at a time, each in a process of its own: much of a test is Python that traces.
-test: setup
-	$(PYTHON) -m pytest -n 2 --dist loadfile
+test: setup ## the tests, in minutes
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
-test-slow: setup
-	$(PYTHON) -m pytest -m slow
+test-slow: setup ## the rare long tests
+	$(VENV_PYTHON) -m pytest -m slow
 
-results: setup
-	$(PYTHON) -m tf_blurdiff.evaluate --model digits --config digits.yaml --num_images 2048 --features pixels \
+lint: setup ## ruff and mypy
+	.venv/bin/ruff check .
+	$(VENV_PYTHON) -m mypy
+
+results: setup ## scores the shipped digits again: one row of docs/results.md, within its error bar
+	$(VENV_PYTHON) -m tf_blurdiff.evaluate --model digits --config digits.yaml --num_images 2048 --features pixels \
 	    --out_dir runs/results
 
 # torch and diffusers alone, so that the two frameworks never share a process. The requirements are pyproject.toml's.
-.venv-bench/installed: pyproject.toml
-	python3.11 -m venv .venv-bench
+.venv-bench/installed: pyproject.toml | $(BENCH_PYTHON)
 	$(BENCH_PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    print(*project["optional-dependencies"]["bench"], sep="\n")' > .venv-bench/requirements.txt
 	$(BENCH_PYTHON) -m pip install --progress-bar on -r .venv-bench/requirements.txt
 	touch $@
 
-bench: setup .venv-bench/installed
-	$(PYTHON) benchmarks/speed --diffusers_python $(BENCH_PYTHON)
-
-lint: setup
-	.venv/bin/ruff check .
+bench: setup .venv-bench/installed ## figures of speed, beside diffusers in .venv-bench
+	$(VENV_PYTHON) benchmarks/speed --diffusers_python $(BENCH_PYTHON)

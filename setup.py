@@ -1,10 +1,27 @@
-"""Where the packages are; everything else stands in pyproject.toml."""
+"""Where the packages are, and README.md as a package index shows it; everything else stands in pyproject.toml."""
+
+import pathlib
+import re
 
 from setuptools import find_packages, setup
 
+
+def long_description():
+    """README.md without the pictures and the links to other files of the repository, which no index has."""
+    text = pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[([^\]]*)\]\(([^)]*)\)", r"(\2 in the source: \1)", text)
+    return re.sub(r"\[([^\]]*)\]\((?!\s*https:)[^)]*\)", r"\1", text)
+
+
 setup(
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     # Configs and weights live at the top of the repository and travel in the wheel as tf_blurdiff/configs and /weights.
     packages=[*find_packages(include=["tf_blurdiff*"]), "tf_blurdiff.configs", "tf_blurdiff.weights"],
     package_dir={"tf_blurdiff": "tf_blurdiff", "tf_blurdiff.configs": "configs", "tf_blurdiff.weights": "weights"},
-    package_data={"tf_blurdiff.configs": ["*.yaml"], "tf_blurdiff.weights": ["*.keras", "README.md"]},
+    package_data={
+        "tf_blurdiff": ["py.typed"],
+        "tf_blurdiff.configs": ["*.yaml"],
+        "tf_blurdiff.weights": ["*.keras", "README.md"],
+    },
 )

@@ -35,7 +35,7 @@ def imported(path):
     """The modules of the package that a file imports, by their dotted names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "tf_blurdiff":
-            yield from (f"tf_blurdiff.{alias.name}" for alias in node.names)
+            yield from (f"tf_blurdiff.{alias.name}" for alias in node.names if alias.name != "__version__")
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tf_blurdiff."):
             inside = {f"{node.module}.{alias.name}" for alias in node.names} & set(NAMES.values())
             yield from inside or {node.module}
@@ -51,11 +51,26 @@ def test_the_page_names_every_place():
     assert {place_of(name) for name in NAMES.values()} == set(FLOOR_OF)
 
 
+def test_the_page_names_every_module():
+    words = set(re.findall(r"\w+", (ROOT / "docs" / "architecture.md").read_text()))
+    assert not {path.stem for path in PATHS} - words
+
+
 @pytest.mark.parametrize("path", PATHS, ids=NAMES.values())
 def test_imports_point_down(path):
     place = place_of(NAMES[path])
     others = {place_of(name) for name in imported(path)} - {place}
     assert not {other for other in others if FLOOR_OF[other] > FLOOR_OF[place]}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=NAMES.values())
+def test_other_folders_import_what_a_folder_names(path):
+    """What its `__init__` names, or modules; of the mathematics, modules and what is in them."""
+    place, inside = place_of(NAMES[path]), []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").count(".") == 2:
+            inside += [node.module] if node.module.startswith("tf_blurdiff.") else []
+    assert not [name for name in inside if place_of(name) not in (place, "diffusion")]
 
 
 def test_no_circle_of_imports():

@@ -23,7 +23,7 @@ MISTAKES = {
     "stray word": ([*TRAIN, "train.steps=3"], "unexpected argument: train.steps=3"),
     "missing file": (["train", "--config", "nowhere.yaml"], "nowhere.yaml: no such file; expected a path or one of"),
     "unknown key": ([*TRAIN, "--set", "train.lr=0.1"], "train.lr"),
-    "wrong type": ([*TRAIN, "--set", "train.steps=many"], "train.steps: got 'many', expected an integer"),
+    "wrong type": ([*TRAIN, "--set", "train.steps=many"], "train.steps: got 'many', expected a valid integer"),
     "cannot halve": ([*TRAIN, "--set", "data.image_size=9"], "data.image_size: got 9, expected a multiple of 2"),
     "no folder": (
         [*TRAIN, "--set", "data.source=image_folder", "--set", "data.root=nowhere"],

@@ -1,22 +1,42 @@
-"""The wheel: it carries configs and weights, and works from an empty folder without the checkout."""
+"""The wheel: what it holds and says of itself, and that it works from an empty folder without the checkout."""
 
+import email
+import json
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
 
+import tf_blurdiff as bd
 from tests.support import commands
+
+SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "tf_blurdiff", "configs", "weights")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, commands.ROOT]
+    # Of a copy: the checkout may have a folder build/ of other days, which setuptools would pack too.
+    checkout = folder / "checkout"
+    checkout.mkdir()
+    for source in (commands.ROOT / name for name in SOURCES):
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, checkout / source.name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, checkout]
     result = subprocess.run(pip, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     (wheel,) = folder.glob("tf_blurdiff-*.whl")
     return wheel
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(archive.read(name))
 
 
 def test_it_holds_the_package_the_configs_and_the_weights_alone(wheel):
@@ -24,7 +44,20 @@ def test_it_holds_the_package_the_configs_and_the_weights_alone(wheel):
     modules = {str(path.relative_to(commands.ROOT)) for path in (commands.ROOT / "tf_blurdiff").rglob("*.py")}
     configs = {f"tf_blurdiff/configs/{path.name}" for path in (commands.ROOT / "configs").glob("*.yaml")}
     weights = {f"tf_blurdiff/weights/{path.name}" for path in (commands.ROOT / "weights").iterdir()}
-    assert names == modules | configs | weights and len(configs) >= 4 and len(weights) == 3
+    assert names == modules | configs | weights | {"tf_blurdiff/py.typed"} and len(configs) >= 4 and len(weights) == 3
+
+
+def test_it_has_the_packages_version_which_the_changelog_describes(metadata):
+    assert metadata["Version"] == bd.__version__
+    changes = (commands.ROOT / "CHANGELOG.md").read_text()
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE)[1] == bd.__version__
+
+
+def test_its_description_is_the_readme_without_what_an_index_cannot_show(metadata):
+    description = metadata.get_payload(decode=True).decode()
+    assert description.startswith("# tf_blurdiff") and len(description) > 5000
+    addresses = re.findall(r"\]\(\s*([^)]*)\)", description)
+    assert addresses and all(address.startswith("https://") for address in addresses)
 
 
 def test_it_works_from_an_empty_folder(wheel, tmp_path):
@@ -32,18 +65,24 @@ def test_it_works_from_an_empty_folder(wheel, tmp_path):
     folder.mkdir()
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    environment = commands.environment(PYTHONPATH=str(site))
+    settings = commands.overrides([*commands.TINY, "train.steps=2"])
 
-    def run(name, *arguments):
-        command = commands.command(name, *arguments)
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
+    def check(*results):
+        for result in results:
+            assert result.returncode == 0, result.stderr
 
-    where = commands.run_python("import tf_blurdiff; print(tf_blurdiff.__file__)", cwd=folder, env=environment)
-    assert where.startswith(str(site))
-    run("sample", "--model", "digits", "--num_images", 4, "--num_steps", 5, "--out", "shipped.png")
-    settings = [setting for setting in commands.TINY if not setting.startswith("train.steps")]
-    run("train", "--config", "digits.yaml", *commands.overrides([*settings, "train.steps=20"]))
-    run("sample", "--model", "runs/digits/model.keras", "--num_images", 4)
-    run("export", "--model", "runs/digits/model.keras", "--out", "served/digits")
-    assert (folder / "samples.png").is_file() and (folder / "served" / "digits" / "1" / "saved_model.pb").is_file()
+    with commands.Forks(folder, env=commands.environment(PYTHONPATH=str(site))) as forks:
+        where = forks.run("-c", "import tf_blurdiff; print(tf_blurdiff.__file__)")
+        assert where.stdout.startswith(str(site))
+        command = "-m", "tf_blurdiff.sample", "--num_images", 4
+        check(
+            forks.run("-m", "tf_blurdiff.train", "--config", "digits.yaml", *settings),
+            *forks.run_all([
+                (*command, "--model", "digits", "--num_steps", 5, "--out", "shipped.png"),
+                (*command, "--model", "runs/digits/model.keras"),
+                ("-m", "tf_blurdiff.export", "--model", "runs/digits/model.keras", "--out", "served/digits"),
+            ]),
+        )  # fmt: skip
+    assert (folder / "samples.png").is_file() and (folder / "shipped.png").is_file()
+    manifest = json.loads((folder / "served" / "digits" / "1" / "assets.extra" / "manifest.json").read_text())
+    assert manifest["versions"]["tf_blurdiff"] == bd.__version__

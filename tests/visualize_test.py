@@ -173,7 +173,7 @@ def test_forward_shows_the_four_families(answered, folder):
 
 def test_forward_follows_configs_and_overrides(answered, folder):
     pictures = pictures_of(folder / "configs.apng", 2, 8)
-    from tf_blurdiff.config.schema import build_process, load_config
+    from tf_blurdiff.config.loading import build_process, load_config
 
     for number, name in enumerate(("digits", "digits_cold")):
         process = build_process(load_config(name, ["process.sigma_blur_max=0.7"]))

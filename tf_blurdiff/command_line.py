@@ -12,7 +12,7 @@ from tf_blurdiff.devices import STRATEGIES
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.networks.precision import PRECISIONS
+from tf_blurdiff.networks import PRECISIONS
 
 # Flags belong to the modules that call what is below.
 flags.disclaim_key_flags()

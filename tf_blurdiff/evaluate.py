@@ -12,15 +12,24 @@ import json
 import sys
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config import build_images, load_config
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError, check_count
-from tf_blurdiff.evaluation.candidates import METRICS, SampleSettings, draw_samples, open_candidates
-from tf_blurdiff.evaluation.features import default_features, open_features
-from tf_blurdiff.evaluation.provenance import describe_run
-from tf_blurdiff.evaluation.reference import Reference
-from tf_blurdiff.evaluation.report import as_text, write_report
-from tf_blurdiff.evaluation.scores import BOUND, BoundSettings, score
+from tf_blurdiff.evaluation import (
+    BOUND,
+    METRICS,
+    BoundSettings,
+    Reference,
+    SampleSettings,
+    as_text,
+    default_features,
+    describe_run,
+    draw_samples,
+    open_candidates,
+    open_features,
+    score,
+    write_report,
+)
 from tf_blurdiff.files import writable_folder
 
 FLAGS = command_line.Flags()

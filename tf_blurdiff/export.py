@@ -9,9 +9,8 @@ Serving does, and compares the images of known seeds.
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.loading import load_model
-from tf_blurdiff.serving.savedmodel import export_savedmodel
-from tf_blurdiff.serving.verification import verify
+from tf_blurdiff.model import load_model
+from tf_blurdiff.serving import export_savedmodel, verify
 
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model")

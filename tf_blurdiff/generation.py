@@ -20,15 +20,12 @@ from numpy.typing import ArrayLike
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
-from tf_blurdiff.data.pictures import read_image
-from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data import read_image, to_uint8
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import write_atomically, writing
-from tf_blurdiff.model.arguments import checked_seeds
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.model.sampling import Conditions, images_at_once
+from tf_blurdiff.model import Conditions, DiffusionModel, checked_seeds, images_at_once
 
 # Says beside the images how they were made.
 SETTINGS_FILE = "settings.json"

@@ -23,7 +23,7 @@ from typing import TextIO
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.training.interruption import Interruption
+from tf_blurdiff.training import Interruption
 
 _POLL_SECONDS = 0.1
 # After a signal the workers stop together, unless one does not hear it, or waits for one that is gone.

@@ -18,13 +18,12 @@ only what is missing. Other ways to use seeds, one at a time; but for the first,
 import numpy as np
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data.pictures import read_image, save_grid, save_png
-from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data import read_image, save_grid, save_png, to_unit_range
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file, writable_folder, writing
 from tf_blurdiff.generation import SETTINGS_FILE, generate
-from tf_blurdiff.model.loading import load_model
+from tf_blurdiff.model import load_model
 
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model", required=True)

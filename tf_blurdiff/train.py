@@ -10,8 +10,8 @@ with `tensorboard --logdir runs`. docs/training.md is about several GPUs and sev
 import pathlib
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import load_config
-from tf_blurdiff.training.loop import train
+from tf_blurdiff.config import load_config
+from tf_blurdiff.training import train
 
 FLAGS = command_line.Flags()
 _CONFIG = FLAGS.shared("config", required=True)

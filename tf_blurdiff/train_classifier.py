@@ -6,9 +6,9 @@ A tenth of the images is held out; how many of them it is right for is printed a
 """
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config import build_images, load_config
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.evaluation.classifier import train_classifier
+from tf_blurdiff.evaluation import train_classifier
 from tf_blurdiff.files import writable_file, write_atomically, writing
 
 FLAGS = command_line.Flags()

@@ -24,14 +24,12 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config.schema import build_process, load_config
-from tf_blurdiff.data.pictures import read_image
-from tf_blurdiff.data.pixels import to_unit_range
-from tf_blurdiff.data.sources import open_images
+from tf_blurdiff.config import build_process, load_config
+from tf_blurdiff.data import open_images, read_image, to_unit_range
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file, writing
-from tf_blurdiff.model.loading import load_model
+from tf_blurdiff.model import load_model
 from tf_blurdiff.visualization import drawings, inspection, plotting
 
 # Times of an animation of the forward process, and the most rows of a sheet.

@@ -7,7 +7,7 @@ turn, round after round, so that a change in the machine's speed falls on all; t
 rounds' ratios, and below 1 tf_blurdiff is the faster. A round's figure is the least of its runs.
 
 Let nothing else run meanwhile: PyTorch's threads wait for each other busily, and lose far more than their share of the
-machine to another program. The load is printed.
+machine to another program. The load is printed. On two cores all parts take about an hour; `--parts` chooses.
 """
 
 import os

@@ -38,7 +38,7 @@ def compare_steps(report: Report, sides, what, sizes, count):
 def _compare_size(report, ours, theirs, what, size, count):
     contenders = [Contender(ours, what, size.name, precision) for precision in PRECISIONS.values()]
     contenders += [Contender(theirs, what, size.name, _THEIRS[dtype]) for dtype in PRECISIONS]
-    times = rounds.take_turns(contenders, count, least_runs=3, warmup=3)
+    times = rounds.take_turns([each.run for each in contenders], count, least_runs=3, warmup=3)
     our_times, their_times = dict(zip(PRECISIONS, times)), dict(zip(PRECISIONS, times[len(PRECISIONS) :]))
     parameters = f"{contenders[0].parameters / contenders[-1].parameters:.4f}"
     ratios = {}
@@ -74,7 +74,7 @@ def _compare_sampling(report, ours, exported, theirs, size, folder, count):
         precisions += [precision, precision, _THEIRS[name]]
         contenders += [Contender(side, "sampling", size.name, precision) for side in (ours, exported)]
         contenders.append(Contender(theirs, "sampling", size.name, _THEIRS[name]))
-    times = rounds.take_turns(contenders, count, least_runs=1, warmup=2)
+    times = rounds.take_turns([each.run for each in contenders], count, least_runs=1, warmup=2)
     labels = len(PRECISIONS) * ("model.sample", "exported SavedModel", "DDIMPipeline")
     for number, (label, own) in enumerate(zip(labels, times)):
         pipeline = times[3 * (number // 3) + 2]

@@ -4,12 +4,12 @@
 
 Counts the floating-point operations of the forward pass and of the training step (convolutions and matrix products, 2
 per multiply-add), times both, and sets them against the fastest of a large matrix product and of several convolutions.
-"nominal" counts an upsampling convolution as repeated pixels and a 3x3 convolution, however it is computed.
+"nominal" counts an upsampling convolution as repeated pixels and a 3x3 convolution, however it is computed. It takes
+about five minutes on two cores.
 """
 
 import os
 import statistics
-import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the command lines do.
@@ -19,13 +19,14 @@ import options
 import tensorflow as tf
 from absl import flags
 from operations import count_operations
+from rounds import times_of
 
 from tf_blurdiff import command_line
 
 _MATRIX = 4096
 # Images, height and width, channels before and after, of 3x3 convolutions.
 _CONVOLUTIONS = ((16, 32, 192, 64), (16, 16, 256, 128), (64, 32, 64, 64))
-_PEAK_RUNS = 5
+_PEAK_RUNS, _WARMUP = 5, 2
 
 
 def main():
@@ -70,16 +71,7 @@ def _convolution(dtype, images, side, before, after):
 
 
 def _best_rate(function, operations):
-    return operations / min(_times(function, _PEAK_RUNS))
-
-
-def _times(function, runs, warmup=2):
-    times = []
-    for _ in range(warmup + runs):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return times[warmup:]
+    return operations / min(times_of(function, _WARMUP + _PEAK_RUNS)[_WARMUP:])
 
 
 def _functions(size, precision):
@@ -96,7 +88,7 @@ def _functions(size, precision):
 def _print_row(report, size, what, precision, function, peak):
     concrete, call = function
     operations = count_operations(concrete)
-    seconds = statistics.median(_times(call, options.ROUNDS.value))
+    seconds = statistics.median(times_of(call, _WARMUP + options.ROUNDS.value)[_WARMUP:])
     rate, nominal_rate = operations.executed / seconds, operations.nominal / seconds
     report.row(
         size.name, size.batch, what, precision, f"{operations.executed / 1e9:.2f}", f"{operations.nominal / 1e9:.2f}",

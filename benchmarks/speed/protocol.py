@@ -15,7 +15,8 @@ import gc
 import json
 import os
 import sys
-import time
+
+from rounds import times_of
 
 
 def take_stdout():
@@ -74,12 +75,7 @@ class Conversation:
 
     def run(self, key, count):
         """Times an action."""
-        seconds = []
-        for _ in range(count):
-            start = time.perf_counter()
-            self._actions[key]()
-            seconds.append(time.perf_counter() - start)
-        return {"seconds": seconds}
+        return {"seconds": times_of(self._actions[key], count)}
 
     def release(self):
         """Makes room for the next size."""

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+import time
 
 # A contender's turn lasts about this long or longer, unless that takes too many runs.
 _SECONDS_PER_TURN, _MOST_RUNS = 0.5, 20
@@ -33,6 +34,16 @@ def geometric_mean(ratios):
     return statistics.geometric_mean(each.median for each in ratios)
 
 
+def times_of(action, count):
+    """The seconds of each of `count` calls of an action."""
+    seconds = []
+    for _ in range(count):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
 class Contender:
     """Something a side does, prepared.
 
@@ -55,7 +66,7 @@ def take_turns(contenders, rounds, least_runs, warmup):
     """Warms all up, then lets each run in every round.
 
     Args:
-        contenders: `Contender`s.
+        contenders: functions of a number of runs, which return the seconds of each.
         rounds: their number.
         least_runs: runs of a contender in a round; more if they are short.
         warmup: runs before the first round.
@@ -63,10 +74,10 @@ def take_turns(contenders, rounds, least_runs, warmup):
     Returns:
         Seconds, a list for each contender of its least in each round.
     """
-    slowest = max(min(contender.run(warmup)) for contender in contenders)
+    slowest = max(min(contender(warmup)) for contender in contenders)
     count = max(least_runs, min(_MOST_RUNS, math.ceil(_SECONDS_PER_TURN / slowest)))
     times = [[] for _ in contenders]
     for _ in range(rounds):
         for contender, own in zip(contenders, times):
-            own.append(min(contender.run(count)))
+            own.append(min(contender(count)))
     return times

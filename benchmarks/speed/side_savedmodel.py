@@ -15,7 +15,7 @@ from sizes import SIZES
 def _cpp_runtime():
     # The file alone: its package would import TensorFlow.
     (folder,) = importlib.util.find_spec("tf_blurdiff").submodule_search_locations
-    spec = importlib.util.spec_from_file_location("cpp_runtime", pathlib.Path(folder, "cpp_runtime.py"))
+    spec = importlib.util.spec_from_file_location("cpp_runtime", pathlib.Path(folder, "serving", "cpp_runtime.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from tests.support import commands
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.loop import train
 

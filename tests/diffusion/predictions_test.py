@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 
 import tf_blurdiff as bd
-from tf_blurdiff.diffusion.predictions import PREDICTIONS, Estimate, eps_from_x0, get_prediction
+from tf_blurdiff.diffusion.predictions import (
+    PREDICTIONS,
+    Estimate,
+    default_loss_type,
+    default_prediction,
+    eps_from_x0,
+    get_loss,
+    get_prediction,
+)
 
 
 def diffused(rng, process, t, s, size=(6, 5)):
@@ -65,6 +73,28 @@ def test_eps_from_x0_is_the_noise(rng):
 def test_an_unknown_prediction_is_named():
     with pytest.raises(ValueError, match=r"prediction must be one of eps, v, x0, less_blurred\. Received: 'score'"):
         get_prediction("score")
+
+
+@pytest.mark.parametrize(
+    "process, prediction, loss_type",
+    [
+        (bd.process.gaussian(), "eps", "squared_error"),
+        (bd.process.blurring(), "eps", "squared_error"),
+        (bd.process.blurring(min_gain=0.0), "x0", "squared_error"),
+        (bd.process.heat_dissipation(), "less_blurred", "squared_error"),
+        (bd.process.cold(), "x0", "absolute_error"),
+    ],
+)
+def test_what_goes_with_a_process(process, prediction, loss_type):
+    assert (default_prediction(process), default_loss_type(process)) == (prediction, loss_type)
+
+
+def test_a_loss_is_of_the_error():
+    errors = np.array([-2.0, 3.0], "float32")
+    assert np.asarray(get_loss("squared_error")(errors)).tolist() == [4.0, 9.0]
+    assert np.asarray(get_loss("absolute_error")(errors)).tolist() == [2.0, 3.0]
+    with pytest.raises(ValueError, match=r"loss_type must be one of squared_error, absolute_error\. Received: 'l1'"):
+        get_loss("l1")
 
 
 @pytest.mark.parametrize(

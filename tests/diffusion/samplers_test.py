@@ -11,7 +11,16 @@ import tf_blurdiff as bd
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import Estimate, eps_from_x0
 from tf_blurdiff.diffusion.process import posterior_freq
-from tf_blurdiff.diffusion.samplers import SAMPLERS, Step, first_state, get_sampler, multistep_step, run_steps
+from tf_blurdiff.diffusion.samplers import (
+    SAMPLERS,
+    Step,
+    default_num_steps,
+    default_sampler,
+    first_state,
+    get_sampler,
+    multistep_step,
+    run_steps,
+)
 
 SIZE = (8, 8)
 PROCESS = bd.process.blurring(sigma_blur_max=4.0)
@@ -254,6 +263,21 @@ def test_samplers_draw_noise_only_where_it_matters():
     assert [drawing("heat", delta=delta) for delta in (0.0, 0.1)] == [False, True]
     assert all(map(drawing, ("ancestral", "ancestral2")))
     assert not any(map(drawing, ("multistep2", "multistep3", "cold", "cold_naive")))
+
+
+@pytest.mark.parametrize(
+    "process, prediction, sampler, num_steps",
+    [
+        (bd.process.gaussian(), "v", "ancestral2", 20),
+        (bd.process.blurring(min_gain=0.0), "x0", "ddim", 20),
+        (bd.process.heat_dissipation(num_levels=9), "less_blurred", "heat", 9),
+        (bd.process.heat_dissipation(num_levels=9), "x0", "ddim", 50),
+        (bd.process.cold(num_levels=9), "x0", "cold", 50),
+    ],
+)
+def test_what_goes_with_a_process_and_a_prediction(process, prediction, sampler, num_steps):
+    assert default_sampler(process, prediction) == sampler
+    assert default_num_steps(process, prediction) == num_steps
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import tf_blurdiff as bd
-from tests.support.models import images, make, randomized, small_network
+from tests.support.models import PROCESSES, images, make, randomized, small_network
 
 
 def test_much_blur_is_warned_of():
@@ -60,7 +60,7 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: make(prediction="x1"), "prediction must be one of"),
         (lambda m: make(sampler="heun"), "sampler must be one of"),
         (
-            lambda m: make(process="cold"),
+            lambda m: make(process="cold", prediction="eps"),
             "prediction 'eps' needs a process with noise .* must be one of x0, less_blurred",
         ),
         (lambda m: make(prediction="less_blurred"), "needs a process with levels"),
@@ -74,6 +74,7 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: make(assumed_error=-1.0), "assumed_error must be 0 or more"),
         (lambda m: make(num_steps=0), "num_steps must be an integer of 1 or more"),
         (lambda m: make(grid=""), "grid must be one of"),
+        (lambda m: make(process="cold", grid="logsnr"), "grid logsnr needs a process that ends in noise"),
         (
             lambda m: m.adapt([np.zeros((2, 4, 8, 1), "float32")]),
             r"of shape \(B, 8, 8, 1\). Received: .*\(2, 4, 8, 1\)",
@@ -86,6 +87,16 @@ def test_any_keras_network_of_the_form_will_do():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(make())
+
+
+@pytest.mark.parametrize("process", PROCESSES)
+def test_a_process_alone_makes_a_model(process):
+    model = make(process=process)
+    assert (model.prediction, model.loss_type, model.sampler, model.num_steps) == {
+        "cold": ("x0", "absolute_error", "cold", 50),
+        "heat_dissipation": ("less_blurred", "squared_error", "heat", 6),
+    }.get(process, ("eps", "squared_error", "ancestral2", 20))
+    assert model.get_config()["prediction"] == model.prediction
 
 
 def test_validation_does_not_see_the_raw_weights():

@@ -9,7 +9,7 @@ import pytest
 
 import tf_blurdiff as bd
 from tests.support import commands
-from tf_blurdiff.config.schema import build_images, load_config
+from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import frechet_distance

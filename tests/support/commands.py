@@ -50,12 +50,45 @@ def call(name, *arguments, cwd):
 
 
 def run_forked(command_lines, cwd, timeout=300):
-    """Runs many, each in a fork of one process: as `run`, but TensorFlow is imported once."""
-    program = [sys.executable, ROOT / "tests" / "support" / "forks.py"]
-    text = json.dumps([list(map(str, words)) for words in command_lines])
-    done = subprocess.run(program, input=text, cwd=cwd, capture_output=True, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stderr
-    return [subprocess.CompletedProcess(words, *rest) for words, rest in zip(command_lines, json.loads(done.stdout))]
+    """Runs many, side by side, each in a fork of one process: as `run`, but TensorFlow is imported once.
+
+    A command line is `[name of a command, *arguments]` or `[path of a script, *arguments]`.
+    """
+    with Forks(cwd, timeout=timeout) as forks:
+        return forks.run_all([[*_program(name), *words] for name, *words in command_lines])
+
+
+def _program(name):
+    return [name] if str(name).endswith(".py") else ["-m", f"tf_blurdiff.{name}"]
+
+
+class Forks:
+    """Runs Python's command lines in forks of one process, which imports TensorFlow once; a context manager."""
+
+    def __init__(self, cwd, env=None, timeout=300):
+        program = [sys.executable, ROOT / "tests" / "support" / "forks.py", str(timeout)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(program, cwd=cwd, env=env, text=True, **pipes)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._process.stdin.close()
+        assert self._process.wait(60) == 0
+
+    def run(self, *words):
+        """Runs `python *words` to its end; returns the finished process with its output as text."""
+        return self.run_all([words])[0]
+
+    def run_all(self, command_lines):
+        """Runs several side by side."""
+        command_lines = [list(map(str, words)) for words in command_lines]
+        print(json.dumps(command_lines), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        assert answer, f"the process that forks has ended at {command_lines}"
+        answers = json.loads(answer)
+        return [subprocess.CompletedProcess(words, *answer) for words, answer in zip(command_lines, answers)]
 
 
 def run_python(code, cwd, **kwargs):

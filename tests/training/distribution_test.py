@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from tests.support import commands
 from tests.support.runs import assert_same_weights, rows_of
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.launch import free_ports, run_workers

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.support import commands
 from tests.support.runs import START, TINY, assert_same_weights, kill_training, rows_of, steps_of, tiny, train_here
-from tf_blurdiff.config.schema import load_config
+from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.training.loop import learning_rate, train
 
 

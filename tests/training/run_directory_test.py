@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import commands
 from tests.support.runs import START, assert_same_weights, rows_of, steps_of, tiny, train_here
-from tf_blurdiff.config.schema import load_config, save_config
+from tf_blurdiff.config.loading import load_config, save_config
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.loop import train
 from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked

@@ -1,12 +1,29 @@
 """A config's mistakes in words: one line each, with the dotted key, the value and what is allowed."""
 
+from types import NoneType
+from typing import Any, get_args
 
-def problem(key, value, expected):
-    """The line for a value that is not allowed."""
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from tf_blurdiff.errors import UserError
+
+
+class ConfigError(UserError):
+    """A config cannot be used; the message has one line per problem."""
+
+
+def problem(key: str, value: object, expected: str) -> str:
+    """The line for a value that is not allowed.
+
+    Example:
+        >>> problem("train.clip_norm", None, "a number > 0")
+        'train.clip_norm: got null, expected a number > 0'
+    """
     return f"{key}: got {show(value)}, expected {expected}"
 
 
-def show(value):
+def show(value: object) -> str:
     """A value as YAML has it, cut to 80 characters."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
@@ -14,93 +31,60 @@ def show(value):
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def one_line(error):
+def one_line(error: Exception) -> str:
     """An exception's message without its line breaks."""
     return " ".join(str(error).split())
 
 
-def lines_of(error, schema, mapping):
-    """One line for every key that pydantic complains about.
+def lines_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """pydantic's complaints about a config: one line for every key, or those that a validator of ours raised.
 
     Args:
-        error: pydantic's ValidationError.
-        schema: the model's JSON schema.
-        mapping: what was to be validated.
+        error: what validation raised.
+        model: the config's; its fields are sections, or unions of sections that a discriminator tells apart.
     """
-    lines = {}
+    lines: dict[tuple[int | str, ...], str] = {}
     for found in error.errors():
         if found["type"] == "value_error":
-            return str(found["ctx"]["error"]).splitlines()
-        key, line = _line(found, schema, mapping)
-        lines.setdefault(key, line)
-    return list(lines.values())
+            lines[found["loc"]] = str(found["ctx"]["error"])
+        else:
+            keys, section, field = _locate(found["loc"], model)
+            # What is wrong inside a list is of one key.
+            lines.setdefault(keys[:2], _line(found, keys, section, field))
+    return "\n".join(lines.values()).splitlines()
 
 
-def _line(found, schema, mapping):
-    kind, (keys, node) = found["type"], _locate(schema, found["loc"])
-    if kind.startswith("union_tag"):
-        keys, node = [*keys, "preset"], {"enum": sorted(node["discriminator"]["mapping"])}
-    key = ".".join(keys) or "config"
-    if kind in ("missing", "union_tag_not_found"):
-        return key, f"{key}: missing, expected {_expected(node)}"
-    value = mapping
-    for part in keys:
-        value = {str(name): item for name, item in value.items()}[part]
+def _locate(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[Any, type[BaseModel], FieldInfo | None]:
+    """The parts of the dotted key, the model that should have it, and its field if it has."""
+    name, *rest = loc or ("config",)
+    field = model.model_fields.get(name)
+    if field is None or not rest:
+        return (name,), model, field
+    section = field.annotation
+    if field.discriminator:
+        tag, *rest = rest
+        section = next(each for each in get_args(section) if each.model_fields[field.discriminator].default == tag)
+    return (name, *rest), section, section.model_fields.get(rest[0])
+
+
+def _line(found: Any, keys: tuple[int | str, ...], section: type[BaseModel], field: FieldInfo | None) -> str:
+    key, kind, value = ".".join(map(str, keys)), found["type"], found["input"]
     if kind in ("extra_forbidden", "invalid_key"):
-        return key, f"{key}: unknown key (value {show(value)}); allowed: {', '.join(node['properties'])}"
-    return key, problem(key, value, _expected(node))
-
-
-def _locate(schema, loc):
-    """The parts of the dotted key, and its part of the schema; an unknown key comes with its section's."""
-    keys, node = [], schema
-    for part in loc:
-        if "discriminator" in node:
-            node = _resolve(schema, {"$ref": node["discriminator"]["mapping"][part]})
-        elif "properties" in node:
-            keys.append(str(part))
-            if part not in node["properties"]:
-                break
-            node = _resolve(schema, node["properties"][part])
-        else:  # Inside a list, or an alternative of the field.
-            break
-    return keys, node
-
-
-def _resolve(schema, node):
-    return schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
-
-
-_NOUNS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
-_BOUNDS = {
-    "minimum": ">=",
-    "exclusiveMinimum": ">",
-    "maximum": "<=",
-    "exclusiveMaximum": "<",
-    "multipleOf": "a multiple of",
-}
-
-
-def _expected(node):
-    """What a part of the schema allows, in words."""
-    if "anyOf" in node:
-        return " or ".join(_expected(alternative) for alternative in node["anyOf"])
-    if "enum" in node or "const" in node:
-        return f"one of {', '.join(map(str, node.get('enum', [node.get('const')])))}"
-    if "properties" in node or "discriminator" in node:
-        return (
-            f"a mapping with the keys {', '.join(node['properties'])}"
-            if "properties" in node
-            else "a mapping with a preset"
-        )
-    if node["type"] == "array":
-        items = node.get("items") or node["prefixItems"][0]
-        count = f"{len(node['prefixItems'])} " if "prefixItems" in node else ""
-        return f"a list of {count}{_NOUNS[items['type']]}s{_bounds(items)}"
-    article = {"integer": "an ", "number": "a "}.get(node["type"], "")
-    return f"{article}{_NOUNS[node['type']]}{_bounds(node)}"
-
-
-def _bounds(node):
-    bounds = [f"{sign} {node[name]}" for name, sign in _BOUNDS.items() if name in node]
-    return f" {' and '.join(bounds)}" if bounds else ""
+        given = f" (value {show(value)})" if kind == "extra_forbidden" else ""
+        return f"{key}: unknown key{given}; allowed: {', '.join(section.model_fields)}"
+    if kind.startswith("union_tag"):
+        tag = field.discriminator
+        key, names = f"{key}.{tag}", [each.model_fields[tag].default for each in get_args(field.annotation)]
+        expected = f"one of {', '.join(names)}"
+        return problem(key, value[tag], expected) if tag in value else f"{key}: missing, expected {expected}"
+    if kind == "missing":
+        return f"{key}: missing, expected {field.description}"
+    if kind == "model_attributes_type":
+        return problem(key, value, f"a mapping with a {field.discriminator}")
+    if kind == "model_type":
+        names = (field.annotation if field else section).model_fields
+        return problem(key, value, f"a mapping with the keys {', '.join(names)}")
+    # "Input should be a valid tuple", "Tuple should have at least 1 item".
+    verb, _, expected = found["msg"].partition(" should ")[2].partition(" ")
+    expected = expected.replace("tuple", "list") if verb == "be" else f"to {verb} {expected}"
+    return problem(key, value, f"{expected} or null" if NoneType in get_args(field.annotation) else expected)

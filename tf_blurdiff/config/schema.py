@@ -1,81 +1,177 @@
-"""Configs: the only place where strings become objects.
+"""A config's sections: the keys there are, their types, ranges and defaults, and what they have to do with each other.
 
-OmegaConf reads YAML and overrides, pydantic checks them, and every problem is one line that names the key, the value
-and what is allowed. TensorFlow is imported when something is built, so a mistake is reported at once.
+What the library has tables or checks for is asked of the library; the rules here are those that only a config has.
 """
 
-import contextlib
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal, Self
 
-from omegaconf import OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from tf_blurdiff.config.checks import combination_problems, loss_type_of, prediction_of
-from tf_blurdiff.config.messages import lines_of, one_line, problem
+from tf_blurdiff.config.messages import problem, show
+from tf_blurdiff.devices import STRATEGIES
+from tf_blurdiff.diffusion import process as presets
+from tf_blurdiff.diffusion.grids import GRIDS
+from tf_blurdiff.diffusion.predictions import LOSSES, PREDICTIONS, default_prediction, get_prediction
+from tf_blurdiff.diffusion.process import BLUR_SCHEDULES, BLUR_UNITS, NOISE_SCHEDULES, Process
+from tf_blurdiff.diffusion.samplers import (
+    SAMPLERS,
+    SamplingSettings,
+    checked_settings,
+    default_num_steps,
+    default_sampler,
+)
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.networks import PRECISIONS
 
 
-class ConfigError(UserError):
-    """A config cannot be used; the message has one line per problem."""
+def _one_of(names: Iterable[str]) -> BeforeValidator:
+    names = tuple(names)
+
+    def check(value: Any) -> Any:
+        if value not in names:
+            raise PydanticCustomError("one_of", "Input should be one of {names}", {"names": ", ".join(names)})
+        return value
+
+    return BeforeValidator(check)
+
+
+def _checked_size(value: Any) -> Any:
+    sizes = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(sizes) != 2 or any(type(size) is not int or size < 1 for size in sizes):
+        raise PydanticCustomError("image_size", "Input should be an integer >= 1, or [height, width]")
+    return value if isinstance(value, int) else sizes
+
+
+def _without(problems: Iterable[str], section: Any) -> Any:
+    lines = "\n".join(problems)
+    if lines:
+        raise ValueError(lines)
+    return section
+
+
+def _refusals(key: str, check: Callable[..., object], *args: Any) -> Iterator[str]:
+    """What one of the library's checks says against a key's value, if anything."""
+    try:
+        check(*args)
+    except UserError as error:
+        yield f"{key}: {error}"
 
 
 PositiveInt = Annotated[int, Field(ge=1)]
-# What belongs to a preset, beside the section process.
-_GO_WITH_PRESET = {"model": ("prediction", "loss_type"), "sample": ("sampler", "num_steps", "grid")}
 # YAML has lists; a frozen config has tuples.
-_AsTuple = Field(strict=False)
+PositiveInts = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_checked_size)]
+LogSNR = Annotated[float, Field(ge=-1000, le=1000)]
+BlurUnit = Annotated[str, _one_of(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """What all sections are: plain values that cannot be changed, and no keys but those there are."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Data(_Section):
-    """The images; see `tf_blurdiff.data.sources.open_images`."""
+# The config.yaml of older runs has these keys for every source, at these values where the source has no use for them.
+_UNUSED_BY_SOURCE = {
+    "name": None, "split": "train", "root": None, "cache_gb": 2.0, "cache_dir": None, "max_corrupt": 100,
+}  # fmt: skip
 
-    source: Literal["digits", "tfds", "image_folder"] = Field(description="where the images come from")
-    name: str | None = Field(None, description="of the TFDS data set, such as cifar10")
-    split: str = Field("train", description="of the TFDS data set or the digits, such as train or train[:90%]")
-    root: str | None = Field(None, description="the folder of images; for TFDS its data_dir")
-    cache_gb: float = Field(2.0, ge=0, description="GB of decoded images that may be kept in memory")
-    cache_dir: str | None = Field(None, description="where TFDS images over cache_gb are kept, decoded")
-    max_corrupt: int = Field(100, ge=0, description="files of a folder that may be unreadable; they are skipped")
-    image_size: PositiveInt | Annotated[tuple[PositiveInt, PositiveInt], _AsTuple] = Field(
-        description="height and width in pixels, or [height, width]"
-    )
+
+class Data(Section):
+    """The images; see `tf_blurdiff.data.sources.open_images`. The keys that every source has."""
+
+    source: str = Field(description="where the images come from")
+    image_size: ImageSize = Field(description="height and width in pixels, or [height, width]")
     channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for colour")
     flip: bool = Field(True, description="mirror training images left to right at random")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out_unused(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        unused = {key: value for key, value in _UNUSED_BY_SOURCE.items() if key not in cls.model_fields}
+        return {key: value for key, value in values.items() if key not in unused or value != unused[key]}
+
+
+_CACHE_GB = "GB of decoded images that may be kept in memory"
+
+
+class Digits(Data):
+    """The 1,797 8x8 digits that come with scikit-learn."""
+
+    source: Literal["digits"] = Field("digits", description="where the images come from")
+    channels: Literal[1] = Field(1, description="1: the digits are grey")
+    split: str = Field("train", description="train or a part of it, such as train[:90%]")
+
+
+class Tfds(Data):
+    """A data set of TensorFlow Datasets."""
+
+    source: Literal["tfds"] = Field("tfds", description="where the images come from")
+    name: str = Field(min_length=1, description="the name of a TFDS data set, such as cifar10")
+    split: str = Field("train", description="such as train, test or train[:90%]")
+    root: str | None = Field(None, description="TFDS's data_dir; null for its default")
+    cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
+    cache_dir: str | None = Field(None, description="where images over cache_gb are kept, decoded")
+
+
+class ImageFolder(Data):
+    """A folder of image files."""
+
+    source: Literal["image_folder"] = Field("image_folder", description="where the images come from")
+    root: str = Field(min_length=1, description="the folder of images")
+    cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
+    max_corrupt: int = Field(100, ge=0, description="files that may be unreadable; they are skipped")
+
+
+class ProcessSection(Section):
+    """The diffusion process: a preset of `tf_blurdiff.process` and its arguments."""
+
+    preset: str = Field(description="the process")
+
+    def build(self) -> Process:
+        """The `Process`."""
+        return getattr(presets, self.preset)(**self.model_dump(exclude={"preset"}))
+
+    @model_validator(mode="after")
+    def _check_it_can_be_built(self) -> Self:
+        try:
+            self.build()
+        except ValueError as error:  # Its message begins with an argument's name.
+            raise ValueError(f"process.{error}") from None
+        return self
 
 
 _AT_END, _AT_START = "log signal-to-noise ratio at t = 1", "log signal-to-noise ratio at t = 0"
 _BLUR_MIN, _BLUR_MAX = "blur's standard deviation at the first level", "blur's standard deviation at t = 1"
 _LEVELS = "number of levels between the image and t = 1"
-BlurUnit = Annotated[Literal["pixels", "width"], Field(description="unit of the blur: pixels, or the image's width")]
 
 
-class Gaussian(_Section):
+class Gaussian(ProcessSection):
     """Standard Gaussian diffusion."""
 
     preset: Literal["gaussian"] = Field("gaussian", description="the process")
-    noise_schedule: Literal["cosine", "linear_betas"] = Field("cosine", description="linear_betas are DDPM's")
-    logsnr_min: float = Field(-10.0, description=_AT_END)
-    logsnr_max: float = Field(10.0, description=_AT_START)
+    noise_schedule: Annotated[str, _one_of(NOISE_SCHEDULES)] = Field("cosine", description="linear_betas are DDPM's")
+    logsnr_min: LogSNR = Field(-10.0, description=_AT_END)
+    logsnr_max: LogSNR = Field(10.0, description=_AT_START)
 
 
-class Blurring(_Section):
+class Blurring(ProcessSection):
     """Blurring diffusion."""
 
     preset: Literal["blurring"] = Field("blurring", description="the process")
     sigma_blur_max: float = Field(20.0, ge=0, description=_BLUR_MAX)
     blur_unit: BlurUnit = "pixels"
-    blur_schedule: Literal["sin_squared", "sin"] = Field("sin_squared", description="how the blur grows")
+    blur_schedule: Annotated[str, _one_of(BLUR_SCHEDULES)] = Field("sin_squared", description="how the blur grows")
     min_gain: float = Field(0.001, ge=0, lt=1, description="what blurring leaves of every frequency")
-    logsnr_min: float = Field(-10.0, description=_AT_END)
-    logsnr_max: float = Field(10.0, description=_AT_START)
+    logsnr_min: LogSNR = Field(-10.0, description=_AT_END)
+    logsnr_max: LogSNR = Field(10.0, description=_AT_START)
 
 
-class HeatDissipation(_Section):
+class HeatDissipation(ProcessSection):
     """Inverse heat dissipation."""
 
     preset: Literal["heat_dissipation"] = Field("heat_dissipation", description="the process")
@@ -86,7 +182,7 @@ class HeatDissipation(_Section):
     num_levels: int = Field(200, ge=2, description=_LEVELS)
 
 
-class Cold(_Section):
+class Cold(ProcessSection):
     """Cold diffusion."""
 
     preset: Literal["cold"] = Field("cold", description="the process")
@@ -96,35 +192,33 @@ class Cold(_Section):
     num_levels: int = Field(300, ge=2, description=_LEVELS)
 
 
-class Network(_Section):
+class Network(Section):
     """The U-Net; see `tf_blurdiff.UNet`."""
 
     channels: int = Field(128, ge=2, multiple_of=2, description="width of the first level")
-    multipliers: Annotated[tuple[PositiveInt, ...], _AsTuple] = Field(
+    multipliers: PositiveInts = Field(
         (1, 2, 2, 2), min_length=1, description="each level's width as a multiple of channels; a level halves the image"
     )
     num_res_blocks: PositiveInt = Field(2, description="residual blocks a level")
-    attention_resolutions: Annotated[tuple[PositiveInt, ...], _AsTuple] = Field(
-        (16,), description="heights of the levels with self-attention"
-    )
+    attention_resolutions: PositiveInts = Field((16,), description="heights of the levels with self-attention")
     dropout: float = Field(0.1, ge=0, lt=1, description="rate inside the residual blocks")
     num_classes: PositiveInt | None = Field(None, description="number of labels; null for a model without")
     rematerialize: bool = Field(False, description="train with less memory and more time: blocks are computed twice")
 
 
-class Model(_Section):
+class Model(Section):
     """What the network predicts."""
 
-    prediction: Literal["eps", "v", "x0", "less_blurred"] | None = Field(
+    prediction: Annotated[str, _one_of(PREDICTIONS)] | None = Field(
         None, description="what the network predicts; null: eps, for heat_dissipation less_blurred, for cold x0"
     )
-    loss_type: Literal["squared_error", "absolute_error"] | None = Field(
+    loss_type: Annotated[str, _one_of(LOSSES)] | None = Field(
         None, description="of the prediction; null: squared_error, for cold absolute_error"
     )
     label_dropout: float = Field(0.0, ge=0, lt=1, description="share of labels left out, for guidance")
 
 
-class Train(_Section):
+class Train(Section):
     """The training run."""
 
     steps: PositiveInt = Field(800_000, description="optimizer steps")
@@ -139,10 +233,8 @@ class Train(_Section):
     )
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random in training")
-    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = Field(
-        "float32", description="of the network's arithmetic"
-    )
-    strategy: Literal["auto", "one_device", "mirrored", "multi_worker"] = Field(
+    precision: Annotated[str, _one_of(PRECISIONS)] = Field("float32", description="of the network's arithmetic")
+    strategy: Annotated[str, _one_of(STRATEGIES)] = Field(
         "auto", description="the devices; auto: TF_CONFIG's workers, else all GPUs, else one device"
     )
     replicas: PositiveInt | None = Field(None, description="devices of the strategy mirrored; null: all GPUs")
@@ -151,35 +243,46 @@ class Train(_Section):
     sample_every: PositiveInt = Field(5000, description="steps between sheets of samples")
     log_every: PositiveInt = Field(100, description="steps between lines of metrics")
 
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        return _without(self._problems(), self)
 
-class Sample(_Section):
+    def _problems(self) -> Iterator[str]:
+        if self.replicas is not None and self.strategy not in ("auto", "mirrored"):
+            yield problem("train.replicas", self.replicas, f"null, since train.strategy is {self.strategy}")
+        elif self.batch_size % (self.replicas or 1):
+            expected = f"a multiple of train.replicas, which is {self.replicas}"
+            yield problem("train.batch_size", self.batch_size, expected)
+        if self.decay_steps is not None and self.decay_steps <= self.warmup_steps:
+            expected = f"an integer > train.warmup_steps, which is {self.warmup_steps}"
+            yield problem("train.decay_steps", self.decay_steps, expected)
+
+
+class Sample(Section):
     """How images are sampled, in training and by default afterwards."""
 
-    sampler: (
-        Literal["ancestral", "ancestral2", "ddim", "multistep2", "multistep3", "heat", "cold", "cold_naive"] | None
-    ) = Field(None, description="the reverse process's step; null: the one that goes with the process")
+    sampler: Annotated[str, _one_of(SAMPLERS)] | None = Field(
+        None, description="the reverse process's step; null: the one that goes with the process"
+    )
     num_steps: PositiveInt | None = Field(
-        None,
-        description="steps of the reverse process; null: 20 if it ends in noise, else 50 or its levels",
+        None, description="steps of the reverse process; null: 20 if it ends in noise, else 50 or its levels"
     )
-    grid: Literal["uniform", "quadratic", "logsnr"] | None = Field(
-        None, description="its times; null: the sampler's own"
-    )
+    grid: Annotated[str, _one_of(GRIDS)] | None = Field(None, description="its times; null: the sampler's own")
     num_images: PositiveInt = Field(64, description="images on a sheet of samples")
 
 
-class Config(_Section):
+class Config(Section):
     """A whole experiment.
 
     Example:
-        >>> config = parse_config({"data": {"source": "image_folder", "root": "photos", "image_size": [64, 96]}})
+        >>> config = Config(data={"source": "image_folder", "root": "photos", "image_size": [64, 96]})
         >>> config.image_shape, config.process.sigma_blur_max
         ((64, 96, 3), 20.0)
     """
 
-    data: Data = Field(description="the images")
+    data: Digits | Tfds | ImageFolder = Field(discriminator="source", description="the images: a mapping with a source")
     process: Gaussian | Blurring | HeatDissipation | Cold = Field(
-        Blurring(), discriminator="preset", description="the diffusion process"
+        Blurring(), discriminator="preset", description="the diffusion process: a mapping with a preset"
     )
     network: Network = Field(Network(), description="the U-Net")
     model: Model = Field(Model(), description="what the network predicts")
@@ -187,185 +290,50 @@ class Config(_Section):
     sample: Sample = Field(Sample(), description="how images are sampled")
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, int, int]:
         """(H, W, C)."""
         size = self.data.image_size
         return (*((size, size) if isinstance(size, int) else size), self.data.channels)
 
     @model_validator(mode="after")
-    def _check_combinations(self):
-        problems = list(combination_problems(self))
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    def _check_combinations(self) -> Self:
+        return _without([*self._network_problems(), *self._prediction_problems()], self)
 
+    def _network_problems(self) -> Iterator[str]:
+        network, (height, width, _) = self.network, self.image_shape
+        halvings = len(network.multipliers) - 1
+        given = f"network.multipliers {list(network.multipliers)}"
+        heights = [height // 2**level for level in range(halvings + 1)]
+        if height % 2**halvings or width % 2**halvings:
+            expected = f"a multiple of {2**halvings}, since {given} has {halvings + 1} levels"
+            yield problem("data.image_size", self.data.image_size, expected)
+        elif not set(network.attention_resolutions) <= set(heights):
+            expected = f"some of {heights}, the levels' heights with data.image_size {show(self.data.image_size)} and "
+            yield problem("network.attention_resolutions", network.attention_resolutions, expected + given)
+        if self.model.label_dropout and network.num_classes is None:
+            yield problem("model.label_dropout", self.model.label_dropout, "0, since network.num_classes is null")
 
-def parse_config(mapping):
-    """Checks a mapping of plain values, as YAML gives them, and returns a `Config`.
+    def _ambiguous_defaults(self) -> Iterator[str]:
+        """What goes with a process is read off the process, and this preset is cold diffusion where it has no noise."""
+        if isinstance(self.process, HeatDissipation) and self.process.sigma == 0:
+            for key, choices in {"prediction": ("less_blurred", "x0"), "loss_type": tuple(LOSSES)}.items():
+                if getattr(self.model, key) is None:
+                    expected = f"{' or '.join(choices)}, since process.sigma is 0: that is cold diffusion"
+                    yield problem(f"model.{key}", None, expected)
 
-    Raises:
-        ConfigError: with one line per problem.
-    """
-    try:
-        return Config.model_validate(mapping)
-    except ValidationError as error:
-        raise ConfigError("\n".join(lines_of(error, Config.model_json_schema(), mapping))) from None
-
-
-def load_config(path_or_name, overrides=()):
-    """Reads a YAML file, applies overrides and returns a `Config`.
-
-    Args:
-        path_or_name: a file's path, or the name of a config that comes with the package, with or without .yaml.
-        overrides: strings "section.key=value"; the value is read as YAML. Another process.preset is applied before the
-            others and starts from that preset's defaults: what the file says of process, of model.prediction and
-            loss_type, and of sample.sampler, num_steps and grid belonged to its own preset, and is left out.
-
-    Raises:
-        ConfigError: with one line per problem.
-
-    Example:
-        >>> load_config("digits.yaml", ["train.steps=200"]).train.steps
-        200
-    """
-    path = _find(path_or_name)
-    try:
-        merged = OmegaConf.load(path)
-    except Exception as error:  # YAML's, OmegaConf's and the file system's errors have no base in common.
-        raise ConfigError(f"{path}: not a readable YAML file: {one_line(error)}") from None
-    if not OmegaConf.is_dict(merged) or not merged:
-        raise ConfigError(f"{path}: expected a mapping with the sections {', '.join(Config.model_fields)}")
-    for preset, change, override in sorted(map(_parsed, overrides), key=lambda parsed: parsed[0] is None):
-        merged = _apply(merged, preset, change, override)
-    try:
-        mapping = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except Exception as error:
-        raise ConfigError(f"{path}: {one_line(error)}") from None
-    return parse_config(mapping)
-
-
-def save_config(config, path):
-    """Writes a config with every default filled in; `load_config(path)` gives it back."""
-    OmegaConf.save(OmegaConf.create(config.model_dump(mode="json")), path)
-
-
-def changed_keys(before, after):
-    """The keys at which two configs differ: `{"train.seed": (value before, value after)}`.
-
-    Example:
-        >>> changed_keys(load_config("digits"), load_config("digits", ["train.seed=7"]))
-        {'train.seed': (0, 7)}
-    """
-    before, after = (_flat(config.model_dump(mode="json")) for config in (before, after))
-    keys = sorted({*before, *after})
-    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
-
-
-def shipped_configs():
-    """The configs that come with the package: `{name: path}`."""
-    here = Path(__file__).parents[1]
-    # In a wheel they are inside the package, in a checkout beside it.
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
-
-
-def build_process(config):
-    """The config's `Process`."""
-    from tf_blurdiff.diffusion import process
-
-    return getattr(process, config.process.preset)(**config.process.model_dump(exclude={"preset"}))
-
-
-def build_network(config):
-    """The config's `UNet`, untrained."""
-    from tf_blurdiff.networks.unet import UNet
-
-    try:
-        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=config.train.precision)
-        network.build()
-    except ValueError as error:
-        # Keras puts words of its own in front of a layer's.
-        raise ConfigError(f"network: {str(error).splitlines()[-1]}") from error
-    return network
-
-
-def build_model(config):
-    """The config's `DiffusionModel`, untrained."""
-    from tf_blurdiff.model.diffusion_model import DiffusionModel
-
-    return DiffusionModel(
-        build_network(config),
-        build_process(config),
-        prediction=prediction_of(config),
-        image_shape=config.image_shape,
-        loss_type=loss_type_of(config),
-        ema_decay=config.train.ema_decay,
-        clip_norm=config.train.clip_norm,
-        label_dropout=config.model.label_dropout,
-        sampler=config.sample.sampler,
-        num_steps=config.sample.num_steps,
-        grid=config.sample.grid,
-        seed=config.train.seed,
-    )
-
-
-def build_images(config):
-    """The config's data set, `tf_blurdiff.data.sources.Images`; raises `DataError` if it cannot be read."""
-    from tf_blurdiff.data.sources import open_images
-
-    images = open_images(**config.data.model_dump(exclude={"flip"}))
-    num_classes = config.network.num_classes
-    if num_classes is not None and num_classes != images.num_classes:
-        expected = "null" if images.num_classes is None else f"{images.num_classes} or null"
-        raise ConfigError(problem("network.num_classes", num_classes, f"{expected} for this data set"))
-    return images
-
-
-def _find(path_or_name):
-    path = Path(path_or_name).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_configs()
-    for name in (str(path_or_name), f"{path_or_name}.yaml"):
-        if name in shipped:
-            return shipped[name]
-    if path.is_dir():
-        raise ConfigError(f"{path_or_name}: is a folder, expected a YAML file")
-    raise ConfigError(f"{path_or_name}: no such file; expected a path or one of {', '.join(shipped)}")
-
-
-def _parsed(override):
-    """`(preset or None, change, override)`."""
-    key, equals, _ = override.partition("=")
-    if not equals or not all(key.strip().split(".")):
-        raise ConfigError(f"{override!r}: not an override; expected section.key=value, such as train.steps=200")
-    with _naming(override):
-        change = OmegaConf.from_dotlist([override])
-        return _preset(change), change, override
-
-
-def _apply(merged, preset, change, override):
-    with _naming(override):
-        if preset not in (None, _preset(merged, default=Config.model_fields["process"].default.preset)):
-            merged = OmegaConf.merge(merged, {"process": None})
-            for section, keys in _GO_WITH_PRESET.items():
-                for key in keys if OmegaConf.is_dict(merged.get(section)) else ():
-                    merged[section].pop(key, None)
-        return OmegaConf.merge(merged, change)
-
-
-@contextlib.contextmanager
-def _naming(override):
-    try:
-        yield
-    except Exception as error:
-        raise ConfigError(f"{override!r}: cannot be applied: {one_line(error)}") from None
-
-
-def _flat(sections):
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-
-
-def _preset(mapping, default=None):
-    process = mapping.get("process", {"preset": default})
-    return process.get("preset") if isinstance(process, dict) or OmegaConf.is_dict(process) else None
+    def _prediction_problems(self) -> Iterator[str]:
+        """Prediction and sampling against the process, in the library's words."""
+        yield from self._ambiguous_defaults()
+        process = self.process.build()
+        prediction = self.model.prediction or default_prediction(process)
+        refusals = list(_refusals("model.prediction", get_prediction, prediction, process))
+        if refusals:
+            yield from refusals
+            return  # Sampling depends on it: one thing at a time.
+        sampler, num_steps = default_sampler(process, prediction), default_num_steps(process, prediction)
+        fitting = SamplingSettings(sampler, num_steps, grid="uniform")
+        for key in ("sampler", "num_steps", "grid"):
+            given = getattr(self.sample, key)
+            if given is not None:
+                settings = fitting._replace(**{key: given})
+                yield from _refusals(f"sample.{key}", checked_settings, settings, process, prediction)

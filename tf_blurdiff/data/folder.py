@@ -97,7 +97,8 @@ class Decoder:
         # Its memory is taken up as it is written to.
         self._kept = np.empty((len(paths), *image_shape), np.uint8) if keep else None
         self._is_kept = np.zeros(len(paths) if keep else 0, bool)
-        self._corrupt, self._lock = set(), threading.Lock()
+        self._corrupt: set[int] = set()
+        self._lock = threading.Lock()
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         if self._kept is None:

@@ -1,4 +1,4 @@
-"""What the network predicts: the training target, and the way back to what a step needs.
+"""What the network predicts: the training target, its loss, and the way back to what a step needs.
 
 A prediction is a pair of pure functions in the DCT basis. `at_t` and `at_s` are the process's `Marginal` at time t and
 at the time s < t that a step goes to.
@@ -130,6 +130,39 @@ PREDICTIONS: dict[str, Prediction] = {
         by_level=True,
     ),
 }
+LOSSES = {"squared_error": ops.square, "absolute_error": ops.abs}
+
+
+def default_prediction(process: Process) -> str:
+    """The prediction of a model that names none: "eps" if the process allows it, else the one it was published with.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> [default_prediction(process()) for process in (bd.process.heat_dissipation, bd.process.cold)]
+        ['less_blurred', 'x0']
+    """
+    if PREDICTIONS["eps"].allowed(process):
+        return "eps"
+    return "less_blurred" if process.has_noise and process.num_levels is not None else "x0"
+
+
+def default_loss_type(process: Process) -> str:
+    """The loss of a model that names none: "squared_error", and "absolute_error" for a process without noise.
+
+    Example:
+        >>> import tf_blurdiff as bd
+        >>> default_loss_type(bd.process.cold())
+        'absolute_error'
+
+    Reference: Bansal et al., Cold Diffusion, 2022, section 3.1.
+    """
+    return "squared_error" if process.has_noise else "absolute_error"
+
+
+def get_loss(name: str) -> Callable:
+    """The loss of that name, a function of the error in the prediction; a UserError lists the names there are."""
+    one_of("loss_type", name, LOSSES)
+    return LOSSES[name]
 
 
 def get_prediction(name: str, process: Process | None = None) -> Prediction:

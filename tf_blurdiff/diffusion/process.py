@@ -224,7 +224,10 @@ def gaussian(logsnr_min: float = -10.0, logsnr_max: float = 10.0, noise_schedule
     if noise_schedule == "cosine":
         return Process(CosineNoise(logsnr_min, logsnr_max), SinSquaredBlur(0.0))
     if (logsnr_min, logsnr_max) != (-10.0, 10.0):
-        raise UserError(f"linear_betas has no logsnr_min and logsnr_max. Received: {logsnr_min}, {logsnr_max}")
+        raise UserError(
+            "logsnr_min and logsnr_max must be -10.0 and 10.0 with linear_betas, which has limits of its own. "
+            f"Received: {logsnr_min}, {logsnr_max}"
+        )
     return Process(LinearBetaNoise(), SinSquaredBlur(0.0))
 
 

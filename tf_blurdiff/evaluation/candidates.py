@@ -10,8 +10,7 @@ from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.evaluation.reference import MIN_IMAGES, Reference
 from tf_blurdiff.generation import generate
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.model.loading import find_model, load_model
+from tf_blurdiff.model import DiffusionModel, find_model, load_model
 
 METRICS = ("frechet", "kernel", "precision_recall", "bits")
 # Their files are all called so; their folders tell them apart.

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 from tqdm import tqdm
 
-from tf_blurdiff.data.sources import Images
+from tf_blurdiff.data import Images
 from tf_blurdiff.errors import UserError, check_count
 
 _SMALLEST_SIDE = 4

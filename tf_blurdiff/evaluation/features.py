@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data import to_unit_range
 from tf_blurdiff.diffusion.dct import dct2, laplacian_eigenvalues
 from tf_blurdiff.errors import UserError, one_of
 

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tf_blurdiff.config.schema import Config
+from tf_blurdiff import __version__
+from tf_blurdiff.config import Config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.evaluation.candidates import Candidate, SampleSettings
 from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.generation import SETTINGS_FILE
 
-_PACKAGES = ("tf_blurdiff", "tensorflow", "keras", "numpy")
+_PACKAGES = ("tensorflow", "keras", "numpy")
 
 
 def describe_run(
@@ -31,16 +32,17 @@ def describe_run(
         real: what `scores.score` knows of the real images.
         devices: what the samples were made on.
     """
-    data = config.data
-    where = ", ".join(str(value) for value in (data.source, data.name, data.root) if value)
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES]
+    data = config.data.model_dump()
+    where = ", ".join(str(data[key]) for key in ("source", "name", "root") if data.get(key))
+    split = data.get("split", "train")
+    versions = [f"tf_blurdiff {__version__}", *(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)]
     as_text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
     return {
         "command": shlex.join(command),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config_name,
         "config sha256": hashlib.sha256(as_text.encode()).hexdigest()[:16],
-        "real images": f"{where}, split {data.split}: {real['num_images']:,} of {real['of']:,}, not mirrored",
+        "real images": f"{where}, split {split}: {real['num_images']:,} of {real['of']:,}, not mirrored",
         "digest of the real images": real["digest"],
         "samples": "averaged weights, rounded to 8 bits, written as PNG and read again",
         "versions": ", ".join([*versions, f"Python {platform.python_version()}"]),

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from tf_blurdiff.data.sources import Images
+from tf_blurdiff.data import Images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import FeatureStatistics

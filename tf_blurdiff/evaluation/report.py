@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.data import save_grid
 from tf_blurdiff.evaluation.reference import Reference
 from tf_blurdiff.evaluation.scores import NEIGHBOURS_OF, Scored
 from tf_blurdiff.files import write_atomically, writing

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from tf_blurdiff.data.pictures import read_image
-from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data import read_image, to_unit_range
 from tf_blurdiff.evaluation.candidates import METRICS, Candidate, SampleSettings, candidate_labels
 from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import (
@@ -26,7 +25,7 @@ from tf_blurdiff.evaluation.reference import (
     gather_features,
     real_features,
 )
-from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model import DiffusionModel
 
 # Of a sheet of samples with their neighbours: so many samples, each before so many real images.
 NEIGHBOURS_OF, NEIGHBOURS = 8, 7

@@ -1,0 +1,21 @@
+"""DiffusionModel: network, process, prediction and sampler, composed."""
+
+from tf_blurdiff.model.arguments import checked_seeds
+from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model.learning import ema_losses
+from tf_blurdiff.model.loading import find_model, load_model, load_pretrained
+from tf_blurdiff.model.restoration import check_restores, restoration_settings
+from tf_blurdiff.model.sampling import Conditions, images_at_once
+
+__all__ = [
+    "Conditions",
+    "DiffusionModel",
+    "check_restores",
+    "checked_seeds",
+    "ema_losses",
+    "find_model",
+    "images_at_once",
+    "load_model",
+    "load_pretrained",
+    "restoration_settings",
+]

@@ -13,7 +13,7 @@ import numpy as np
 
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
 from tf_blurdiff.diffusion.likelihood import Bound, bits_per_dimension
-from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.diffusion.samplers import (
     SamplingSettings,
@@ -23,13 +23,12 @@ from tf_blurdiff.diffusion.samplers import (
     default_sampler,
     get_sampler,
 )
-from tf_blurdiff.errors import UserError, one_of
+from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.networks.optimizers import expect_summed_gradients
-from tf_blurdiff.networks.precision import in_precision
+from tf_blurdiff.networks import expect_summed_gradients, in_precision
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
@@ -46,9 +45,11 @@ class DiffusionModel(keras.Model):
             `seed`, its dropout is reproducible.
         process: a `Process`.
         prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
-            residual to the next level, of heat_dissipation or cold.
+            residual to the next level, of heat_dissipation or cold. None is the one that goes with the process:
+            "eps", "less_blurred" for heat_dissipation, "x0" for cold and where blur leaves nothing of some frequency.
         image_shape: (H, W, C); None takes the network's own.
-        loss_type: "squared_error" or "absolute_error", of the prediction.
+        loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
+            "absolute_error" for a process without noise (cold).
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps. None for a model
             without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
@@ -82,9 +83,9 @@ class DiffusionModel(keras.Model):
         self,
         network: keras.Model,
         process: Process,
-        prediction: str = "eps",
+        prediction: str | None = None,
         image_shape: tuple[int, int, int] | None = None,
-        loss_type: str = "squared_error",
+        loss_type: str | None = None,
         ema_decay: float | None = 0.9999,
         clip_norm: float | None = 1.0,
         assumed_error: float = 0.05,
@@ -98,8 +99,10 @@ class DiffusionModel(keras.Model):
         **kwargs: Any,
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
+        prediction = default_prediction(process) if prediction is None else prediction
+        loss_type = default_loss_type(process) if loss_type is None else loss_type
         get_prediction(prediction, process)
-        one_of("loss_type", loss_type, learning.LOSSES)
+        get_loss(loss_type)
         self.network = network
         self.process = process
         self.prediction = prediction
@@ -292,8 +295,9 @@ class DiffusionModel(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
         expect_summed_gradients(self.optimizer)
+        in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
         # In no file: what is only of use in training.
-        self.step_guard = learning.StepGuard(scales_loss=self.network.compute_dtype == "float16")
+        self.step_guard = learning.StepGuard(scales_loss=in_float16)
         self.step_record = learning.StepRecord()
 
     def make_train_function(self, force: bool = False) -> Callable:

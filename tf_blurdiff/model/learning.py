@@ -12,13 +12,12 @@ import tensorflow as tf
 from keras import ops
 
 from tf_blurdiff.diffusion.dct import dct2, idct2
-from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, uniform_rows
 from tf_blurdiff.errors import UserError
 
 # What a training step draws, each from a sequence of its own.
 _TIME, _NOISE, _DROPOUT, _LABEL = range(4)
-LOSSES = {"squared_error": ops.square, "absolute_error": ops.abs}
 # How many parts of [0, 1] the loss is recorded for.
 _TIME_BUCKETS = 4
 # As in Micikevicius et al., Mixed Precision Training, 2018: start high, halve on overflow, double after a quiet while.
@@ -129,7 +128,7 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
     target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
     output = network([idct2(z_freq), t] if model.num_classes is None else [idct2(z_freq), t, label])
-    error = LOSSES[model.loss_type](ops.cast(output, "float32") - idct2(target_freq))
+    error = get_loss(model.loss_type)(ops.cast(output, "float32") - idct2(target_freq))
     return ops.mean(error, axis=(1, 2, 3))
 
 

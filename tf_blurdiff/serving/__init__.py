@@ -1,0 +1,6 @@
+"""The SavedModel for TF Serving, and its proof."""
+
+from tf_blurdiff.serving.savedmodel import export_savedmodel
+from tf_blurdiff.serving.verification import verify
+
+__all__ = ["export_savedmodel", "verify"]

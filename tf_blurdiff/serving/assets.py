@@ -2,15 +2,21 @@
 
 import datetime
 import hashlib
-import importlib.metadata
 import json
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_blurdiff import __version__
+
 FOLDER, MANIFEST, KNOWN, WARMUP = "assets.extra", "manifest.json", "known", "tf_serving_warmup_requests"
-_PACKAGES = ("tf_blurdiff", "tensorflow", "keras", "numpy")
+_VERSIONS = {
+    "tf_blurdiff": __version__,
+    "tensorflow": tf.__version__,
+    "keras": keras.__version__,
+    "numpy": np.__version__,
+}
 
 
 def write_assets(folder, model, settings, signatures):
@@ -78,7 +84,7 @@ def _manifest(model, settings, signatures, images):
     }
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "versions": _VERSIONS,
         "model_sha256": model.fingerprint(),
         "sampling": settings._asdict(),
         "signatures": signature,

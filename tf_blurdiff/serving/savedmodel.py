@@ -6,10 +6,10 @@ import shutil
 
 import tensorflow as tf
 
-from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.files import writing
-from tf_blurdiff.model.restoration import check_restores
+from tf_blurdiff.model import check_restores
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.signatures import make_signatures, restoration_tasks, sampling_task
 

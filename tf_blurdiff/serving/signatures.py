@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_blurdiff.data.pixels import to_uint8, to_unit_range
+from tf_blurdiff.data import to_uint8, to_unit_range
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD, Averaged, Blurred, Masked
-from tf_blurdiff.model.restoration import restoration_settings
-from tf_blurdiff.model.sampling import Conditions
+from tf_blurdiff.model import Conditions, restoration_settings
 
 # The known images of an export have these seeds.
 KNOWN_SEEDS = (0, 1, 2, 3)

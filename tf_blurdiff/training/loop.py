@@ -14,14 +14,13 @@ import keras
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.config import schema as configs
-from tf_blurdiff.data.batches import evenly_spaced_batches, training_batches
-from tf_blurdiff.data.sources import Images
+from tf_blurdiff.config import Config, Train
+from tf_blurdiff.config import loading as configs
+from tf_blurdiff.data import Images, evenly_spaced_batches, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.networks.optimizers import Adam
-from tf_blurdiff.networks.precision import processor_lacks
+from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.networks import Adam, processor_lacks
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.reporting import ChiefReport, Report, StepTimer
 from tf_blurdiff.training.run_directory import check_config, locked
@@ -44,7 +43,7 @@ _LOST_WORKER = (
 
 
 def train(
-    config: configs.Config, run_dir: str | os.PathLike, verbose: bool = True, override_config: bool = False
+    config: Config, run_dir: str | os.PathLike, verbose: bool = True, override_config: bool = False
 ) -> DiffusionModel:
     """Trains the model of a config, from its last checkpoint if the run directory holds one.
 
@@ -73,7 +72,7 @@ def train(
         return train_on(devices, config, run_dir, verbose)
 
 
-def train_on(devices: Devices, config: configs.Config, run_dir: pathlib.Path, verbose: bool = True) -> DiffusionModel:
+def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: bool = True) -> DiffusionModel:
     """Like `train`, on devices that are ready, in a run directory that the chief holds."""
     images = configs.build_images(config)
     _check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
@@ -113,11 +112,11 @@ def _errors_in_words(devices, batch_size):
         raise
 
 
-def learning_rate(settings: configs.Train) -> keras.optimizers.schedules.LearningRateSchedule:
+def learning_rate(settings: Train) -> keras.optimizers.schedules.LearningRateSchedule:
     """The schedule: a linear rise over warmup_steps; then constant, or a cosine down to 0 at decay_steps.
 
     Example:
-        >>> rates = learning_rate(configs.Train(learning_rate=0.1, warmup_steps=4, decay_steps=24))
+        >>> rates = learning_rate(Train(learning_rate=0.1, warmup_steps=4, decay_steps=24))
         >>> [round(float(rates(step)), 3) for step in (0, 4, 14, 24)]
         [0.02, 0.1, 0.05, 0.0]
     """
@@ -145,7 +144,7 @@ class Run:
 
     def __init__(
         self,
-        config: configs.Config,
+        config: Config,
         run_dir: pathlib.Path,
         model: DiffusionModel,
         images: Images,

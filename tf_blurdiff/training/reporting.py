@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from tf_blurdiff.config.schema import Config, save_config
-from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.config import Config, save_config
+from tf_blurdiff.data import save_grid
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.training.run_directory import MetricsLog, writing
 
@@ -99,7 +99,7 @@ class ChiefReport(Report):
             if value is not None:
                 tf.summary.scalar(name, value, step=step)
         loss = "-" if scalars["loss"] is None else f"{scalars['loss']:.4f}"
-        shown = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
+        shown: dict[str, Any] = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
         if scalars["skipped_steps"]:
             shown["skipped"] = scalars["skipped_steps"]
         self._progress.set_postfix(shown)

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tf_blurdiff import files
-from tf_blurdiff.config import schema as configs
+from tf_blurdiff.config import Config
+from tf_blurdiff.config import loading as configs
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.checkpoints import steps_in
 
@@ -57,16 +58,16 @@ def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManag
     )
 
 
-def check_config(config: configs.Config, run_dir: pathlib.Path) -> None:
+def check_config(config: Config, run_dir: pathlib.Path) -> None:
     """Raises a UserError if the run was begun with another config, naming the keys that differ."""
     path = run_dir / "config.yaml"
     if not (path.exists() and steps_in(run_dir / "checkpoints")):
         return  # Nothing is there yet that another config could spoil.
     changed = configs.changed_keys(configs.load_config(path), config)
-    changed = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
-    if changed:
+    refused = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
+    if refused:
         raise UserError(
-            f"run directory {run_dir} was begun with another config: {', '.join(changed)}; "
+            f"run directory {run_dir} was begun with another config: {', '.join(refused)}; "
             "expected the same config, or another run directory (--override_config goes on with the new one)"
         )
 

@@ -5,11 +5,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_blurdiff.data.batches import evenly_spaced_batches
-from tf_blurdiff.data.sources import Images
+from tf_blurdiff.data import Images, evenly_spaced_batches
 from tf_blurdiff.files import write_atomically
-from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.model.learning import ema_losses
+from tf_blurdiff.model import DiffusionModel, ema_losses
 from tf_blurdiff.training.checkpoints import Checkpoints
 from tf_blurdiff.training.reporting import ChiefReport
 from tf_blurdiff.training.run_directory import writing

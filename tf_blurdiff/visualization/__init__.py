@@ -1,0 +1,1 @@
+"""What a process or a model does, as numbers and pictures."""

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data import to_uint8
 from tf_blurdiff.diffusion.process import Process
-from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.visualization import inspection, plotting
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 from tqdm import tqdm
 
-from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data import to_uint8
 from tf_blurdiff.diffusion import process as presets
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_prediction

@@ -1,0 +1,224 @@
+"""How good the models of the 8x8 digits are: the tables on digits in docs/results.md and docs/performance.md.
+
+    python benchmarks/quality/digits.py --part families --runs runs --out docs/families.png
+    python benchmarks/quality/digits.py --part solvers --model runs/digits/model.keras
+    python benchmarks/quality/digits.py --part shrinking --model runs/digits/model.keras
+    python benchmarks/quality/digits.py --part guidance --model runs/digits_labels/model.keras --out docs/labels.png
+    python benchmarks/quality/digits.py --part precision --model runs/digits/model.keras
+    python benchmarks/quality/digits.py --part classifier --model runs/digits/model.keras
+
+Each part is one table, of every --model in turn:
+    families: the models of the configs digits*.yaml in --runs, each with its own sampler; --out draws them.
+    solvers: samplers and grids, for several numbers of calls of the network.
+    shrinking: what tames the estimate of x0: the Wiener weight with several assumed errors or none, and spectral
+        clipping with several bounds or none.
+    guidance: how often a classifier sees the label that was asked for, by strength of guidance; --out draws the labels.
+    precision: each model in its own precision and in the other, and how far apart the same seeds' images are.
+    classifier: the share of samples of which another classifier is more than 90 % sure, over that of real digits, and
+        the rarest class's share.
+
+"Pixels" and "hidden layer" are Frechet distances to all real digits, of the pixels and of a small classifier's hidden
+layer, over those between two halves of the real digits; none is an FID. "Outside" counts samples with a pixel outside
+[-1.5, 1.5] before the final clip to [-1, 1]. Classifiers but that of the hidden layer are fitted on one half of the
+real digits and measured on the other. On two cores with the trained models: solvers and shrinking take about ten
+minutes a model, families five, the others one to three.
+"""
+
+import pathlib
+
+import numpy as np
+from absl import flags
+from digits_scores import Scores, eight_bits, flat
+from family_picture import family_picture
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+
+import tf_blurdiff as bd
+from tf_blurdiff import command_line
+from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import writable_file
+
+FAMILIES = {
+    "gaussian": "digits_gaussian",
+    "blurring": "digits",
+    "heat dissipation": "digits_heat_dissipation",
+    "cold": "digits_cold",
+}
+SOLVERS = [
+    ("ddim", "uniform"), ("ddim", "quadratic"), ("multistep2", "quadratic"), ("multistep2", "logsnr"),
+    ("multistep3", "quadratic"), ("ancestral", "uniform"),
+]  # fmt: skip
+SHRUNK_SOLVERS = [("ddim", "uniform"), ("multistep2", "quadratic")]
+# assumed_error of the Wiener weight, and clip_stds.
+SHRINKINGS = [
+    (0.0, None), (0.0, 2.0), (0.0, 3.0), (0.0, 4.0), (0.05, None), (0.03, 3.0), (0.05, 3.0), (0.1, 3.0),
+]  # fmt: skip
+# Sampler, calls, eta.
+CLASSIFIED = [
+    *(("multistep3", calls, 0.0) for calls in (5, 10, 20, 50)),
+    *(("ddim", calls, eta) for calls in (20, 50) for eta in (0.0, 0.5)),
+    *(("ancestral", calls, 0.0) for calls in (50, 250)),
+]
+GUIDANCE_SCALES = [1.0, 1.5, 2.0, 3.0]
+_SHOWN, _ZOOM, _SURE = 36, 5, 0.9
+_DISTANCES, _OUTSIDE = ("pixels", "hidden layer"), "outside, of 1000"
+
+
+def families(scores, count):
+    """Yields the titles, then a row for each family; draws the picture at the end."""
+    yield "family", "prediction", "sampler", "calls", *_DISTANCES, _OUTSIDE, "bits per dimension"
+    sheets = {"real": scores.pixels[:_SHOWN]}
+    for family, name in FAMILIES.items():
+        model = open_model(pathlib.Path(_RUNS.value) / name / "model.keras")
+        samples, figures = scored_samples(scores, model, count)
+        yield family, model.prediction, model.sampler, model.num_steps, *figures, bits(model, scores)
+        sheets[family] = eight_bits(samples[:_SHOWN])
+    if _OUT.value:
+        family_picture(sheets, _ZOOM).save(_OUT.value)
+
+
+def solvers(scores, model, count):
+    """Yields the titles and the rows."""
+    yield "sampler", "grid", "calls", *_DISTANCES, _OUTSIDE
+    for sampler, grid in SOLVERS:
+        for calls in map(int, _CALLS.value or (5, 10, 20, 50)):
+            _, figures = scored_samples(scores, model, count, sampler=sampler, grid=grid, num_steps=calls)
+            yield sampler, grid, calls, *figures
+
+
+def shrinking(scores, model, count):
+    """Yields the titles and the rows."""
+    yield "assumed error", "clip, stds", "sampler", "grid", "calls", *_DISTANCES, _OUTSIDE
+    for assumed_error, clip_stds in SHRINKINGS:
+        # A copy, since what was traced once stays.
+        copy = type(model).from_config({**model.get_config(), "assumed_error": assumed_error, "clip_stds": clip_stds})
+        copy.set_weights(model.get_weights())
+        for sampler, grid in SHRUNK_SOLVERS:
+            for calls in map(int, _CALLS.value or (10, 20)):
+                _, figures = scored_samples(scores, copy, count, sampler=sampler, grid=grid, num_steps=calls)
+                yield assumed_error or "none", clip_stds or "none", sampler, grid, calls, *figures
+
+
+def guidance(scores, model, count):
+    """Yields the titles and the rows; draws the picture at the end."""
+    judge = MLPClassifier((64,), max_iter=400, random_state=0).fit(*scores.half(0))
+    print(f"right of the real digits' other half: {judge.score(*scores.half(1)):.3f}")
+    yield "guidance scale", "as asked", "rarest right class", *_DISTANCES
+    labels = np.arange(count) % 10
+    for scale in GUIDANCE_SCALES:
+        samples = model.sample(range(count), labels=labels, guidance_scale=scale)
+        right = judge.predict(samples.reshape(count, -1)) == labels
+        rarest = min(right[labels == label].mean() for label in range(10))
+        yield scale, f"{right.mean():.3f}", f"{rarest:.2f}", *two_digits(scores.distances(samples))
+    if _OUT.value:
+        save_grid(model.sample(range(100), labels=np.arange(100) // 10), _OUT.value)
+
+
+def precision(scores, model, count):
+    """Yields the titles and two rows."""
+    yield "sampled in", *_DISTANCES, "grey levels to the other: median", "largest"
+    own = model.network.dtype_policy.name
+    other = {"float32": "mixed_bfloat16"}.get(own, "float32")
+    samples = [eight_bits(each.sample(range(count))) for each in (model, model.in_precision(other))]
+    difference = np.abs(samples[0].astype(int) - samples[1])
+    for policy, images in zip((f"{own}, as trained", other), samples):
+        yield policy, *two_digits(scores.distances(images)), f"{np.median(difference):.0f}", difference.max()
+
+
+def classifier(scores, model, count):
+    """Yields the titles and the rows."""
+    judge = LogisticRegression(C=10, max_iter=2000).fit(*scores.half(0))
+    sure_share = lambda vectors: (judge.predict_proba(vectors).max(axis=1) > _SURE).mean()
+    real_sure = sure_share(scores.half(1)[0])
+    print(f"sure of the real digits' other half: {real_sure:.3f}")
+    yield "sampler", "calls", "eta", *_DISTANCES, "sure, over real", "rarest class"
+    for sampler, calls, eta in CLASSIFIED:
+        samples = model.sample(range(count), num_steps=calls, sampler=sampler, eta=eta)
+        rarest = np.bincount(judge.predict(flat(samples)), minlength=10).min() / count
+        sure = sure_share(flat(samples)) / real_sure
+        yield sampler, calls, eta, *two_digits(scores.distances(samples)), f"{sure:.2f}", f"{rarest:.3f}"
+
+
+# A function of the scores, a model and the number of samples, and that number unless told.
+PARTS = {
+    "families": (families, 2048),
+    "solvers": (solvers, 2048),
+    "shrinking": (shrinking, 2048),
+    "guidance": (guidance, 500),
+    "precision": (precision, 2048),
+    "classifier": (classifier, 512),
+}
+
+_PART = flags.DEFINE_enum("part", None, list(PARTS), "The table.", required=True)
+_MODELS = flags.DEFINE_multi_string(
+    "model", ["runs/digits/model.keras"], "A model of the 8x8 digits: a .keras file or a shipped name; repeatable."
+)
+_RUNS = flags.DEFINE_string("runs", "runs", "For families: the folder of the run directories.")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", None, "Samples of each row (default: the part's own).", lower_bound=36)
+_BITS_IMAGES = flags.DEFINE_integer("bits_images", 512, "For families: real digits of the bound.", lower_bound=2)
+_CALLS = flags.DEFINE_list("calls", None, "Calls of the network, for solvers (5,10,20,50) and shrinking (10,20).")
+_OUT = flags.DEFINE_string("out", None, "A picture, for families and guidance.")
+
+
+def main():
+    """Prints the tables."""
+    part, default = PARTS[_PART.value]
+    if _OUT.value:
+        if part not in (families, guidance):
+            raise UserError(f"--out is for --part families and guidance. Received: --part {_PART.value}")
+        writable_file(_OUT.value, f"--out {_OUT.value}")
+    models = {} if part is families else {path: open_model(path) for path in _MODELS.value}
+    count, scores = _NUM_IMAGES.value or default, Scores()
+    print("half/half:", ", ".join(f"{name} {floor:.3f}" for name, floor in scores.floors.items()))
+    if part is families:
+        print_table(families(scores, count))
+    else:
+        for path, model in models.items():
+            print(f"\n{path}: {count} samples, seeds from 0; its own sampler {model.sampler}, {model.num_steps} calls")
+            print_table(part(scores, model, count))
+    if _OUT.value:
+        print(f"picture: {_OUT.value}")
+
+
+def open_model(path):
+    """A model of digits."""
+    model = bd.load_model(path)
+    if model.image_shape != (8, 8, 1):
+        raise UserError(f"--model: images (8, 8, 1) are expected. Received: {path}, of images {model.image_shape}")
+    if _PART.value == "guidance" and model.num_classes is None:
+        raise UserError(f"--model: a model with labels is expected for --part guidance. Received: {path}")
+    return model
+
+
+def scored_samples(scores, model, count, **sampling):
+    """Samples before the final clip, and three cells: both distances, and how many in a thousand are outside."""
+    samples = model.sample(range(count), return_trajectory=True, **sampling)[-1]
+    outside = 1000 * (np.abs(samples).max(axis=(1, 2, 3)) > 1.5).mean()
+    return samples, [*two_digits(scores.distances(samples)), f"{outside:.1f}"]
+
+
+def bits(model, scores):
+    """The bound of some real digits, in 1,000 steps of which 100 are looked at, and its standard error."""
+    if not model.process.ends_in_noise:
+        return "no bound"
+    total = model.bits_per_dimension(to_unit_range(scores.pixels[: _BITS_IMAGES.value]).numpy(), num_times=100).total
+    return f"{total.mean():.3f} ± {total.std() / np.sqrt(len(total)):.3f}"
+
+
+def two_digits(figures):
+    """Cells."""
+    return [f"{figure:.2f}" for figure in figures]
+
+
+def print_table(rows):
+    """Prints each row as soon as it is there; the first are the titles."""
+    for number, row in enumerate(rows):
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
+        if not number:
+            print("|" + "---|" * len(row))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,182 @@
+"""The paper in miniature: the four families and the strength of the blur, on Fashion-MNIST at 16x16.
+
+    python benchmarks/quality/miniature.py --runs runs/miniature
+    python benchmarks/quality/miniature.py --runs runs/miniature --part evaluate --only blurring --only gaussian
+    python benchmarks/quality/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
+
+Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
+`evaluate` draws and scores the samples of every run, `calls` those of other samplers and numbers of calls for one
+run or two of the families that end in noise, `tables` prints what is there. Each is made of calls of the package's own
+command lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve
+minutes of one core with AVX512_BF16; for all of it plan several hours of two.
+"""
+
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+from absl import flags
+from family_picture import family_picture
+from miniature_tables import calls_table, print_rows, runs_table
+
+from tf_blurdiff import command_line
+from tf_blurdiff.config.loading import build_images, load_config
+from tf_blurdiff.data.pictures import read_image
+from tf_blurdiff.errors import UserError
+
+BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
+# docs/results.md has these runs of 3,000 steps with the sampler that was the default then.
+ONCE = ("sample.sampler=multistep3",)
+TWICE = ("train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
+RUNS = {
+    "gaussian": (GAUSSIAN, ONCE),
+    "blurring": (BLUR, ONCE),
+    "heat_dissipation": ("miniature_heat_dissipation.yaml", ()),
+    "cold": ("miniature_cold.yaml", ()),
+    "gaussian_1": (GAUSSIAN, (*ONCE, "train.seed=1")),
+    "blurring_1": (BLUR, (*ONCE, "train.seed=1")),
+    "gaussian_2": (GAUSSIAN, (*ONCE, "train.seed=2")),
+    "blurring_2": (BLUR, (*ONCE, "train.seed=2")),
+    "blurring_small": (BLUR, (*ONCE, "process.sigma_blur_max=2.5")),
+    "blurring_strong": (BLUR, (*ONCE, "process.sigma_blur_max=20")),
+    "blurring_sin": (BLUR, (*ONCE, "process.blur_schedule=sin")),
+    "gaussian_long": (GAUSSIAN, TWICE),
+    "blurring_long": (BLUR, TWICE),
+}
+# The rows of the tables, each of one run or of several that differ in the seed.
+FAMILIES = {
+    "gaussian": ("gaussian", "gaussian_1", "gaussian_2"),
+    "blurring": ("blurring", "blurring_1", "blurring_2"),
+    "heat dissipation": ("heat_dissipation",),
+    "cold": ("cold",),
+}
+STRENGTHS = {
+    "0 (gaussian)": FAMILIES["gaussian"],
+    "2.5": ("blurring_small",),
+    "10, published": FAMILIES["blurring"],
+    "20": ("blurring_strong",),
+    "10, sin and not sin squared": ("blurring_sin",),
+}
+LENGTHS = {
+    "gaussian, 3,000 steps": FAMILIES["gaussian"],
+    "blurring, 3,000 steps": FAMILIES["blurring"],
+    "gaussian, 6,000 steps": ("gaussian_long",),
+    "blurring, 6,000 steps": ("blurring_long",),
+}
+# Whose samplers are compared, then samplers, calls of the network and number of images of each evaluation of `calls`.
+SAMPLED = ("blurring", "gaussian", "blurring_long")
+MANY_CALLS = {
+    "solvers": (("ancestral2", "ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
+    "ancestral": (("ancestral",), (50, 250, 1000), 1000),
+}
+PARTS = ("train", "evaluate", "calls", "tables")
+_SHOWN, _ZOOM = 36, 3
+
+_RUNS = flags.DEFINE_string("runs", "runs/miniature", "The folder of the run directories.")
+_PART = flags.DEFINE_multi_enum("part", None, PARTS, "What to do; repeatable (default: everything).")
+_ONLY = flags.DEFINE_multi_enum("only", None, list(RUNS), "These runs alone; repeatable (default: all).")
+_DATA_ROOT = flags.DEFINE_string("data_root", None, "Where TFDS keeps its data (default: its own place).")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 3000, "Samples of each run.", lower_bound=256)
+_NUM_REFERENCE = flags.DEFINE_integer("num_reference", 6000, "Real images, evenly spaced.", lower_bound=512)
+_OUT = flags.DEFINE_string("out", "miniature.png", "The picture.")
+
+
+def main():
+    """Runs the parts in their order."""
+    parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "tables": _tables}
+    for name in PARTS:
+        if name in (_PART.value or PARTS):
+            parts[name]()
+
+
+def _train():
+    if not _classifier().exists():
+        _run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
+    for name in _chosen(RUNS):
+        config, overrides = RUNS[name]
+        _run("train", "--config", config, "--run_dir", _folder(name), *_data(*overrides))
+
+
+def _evaluate():
+    for name in _chosen(RUNS):
+        _run("evaluate", *_evaluation(name, "report"), "--num_images", _NUM_IMAGES.value)
+
+
+def _calls():
+    for name in _chosen(SAMPLED):
+        for kind, (samplers, calls, num_images) in MANY_CALLS.items():
+            ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", number) for number in calls]
+            flat = [each for way in ways for each in way]
+            metrics = ("--metrics", "frechet,kernel", "--num_images", num_images)
+            _run("evaluate", *_evaluation(name, kind), *metrics, *flat)
+
+
+def _evaluation(name, kind):
+    features = ("--features", f"classifier:{_classifier()}", "--features", "efficientnet_lite0")
+    sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / kind)
+    return "--model", _folder(name) / "model.keras", "--config", BLUR, *_data(), *features, *sizes
+
+
+def _run(program, *arguments):
+    command = [sys.executable, "-m", f"tf_blurdiff.{program}", *map(str, arguments)]
+    print("$", shlex.join(["python", *command[1:]]), flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise UserError(f"{program} ended with status {status}; the same command again goes on")
+
+
+def _data(*overrides):
+    root = () if _DATA_ROOT.value is None else (f"data.root={_DATA_ROOT.value}",)
+    return [each for override in (*overrides, *root) for each in ("--set", override)]
+
+
+def _chosen(names):
+    return [name for name in names if name in (_ONLY.value or RUNS)]
+
+
+def _folder(name):
+    return pathlib.Path(_RUNS.value) / name
+
+
+def _classifier():
+    return _folder("classifier.keras")
+
+
+def _tables():
+    reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
+    if not reports:
+        raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
+    print("\nThe four families:\n")
+    print_rows(runs_table(FAMILIES, reports))
+    print("\nThe strength of the blur, in pixels:\n")
+    print_rows(runs_table(STRENGTHS, reports))
+    print("\nThe length of the training:\n")
+    print_rows(runs_table(LENGTHS, reports))
+    print("\nSamplers and calls of the network:\n")
+    of_calls = [(name, _report(name, kind)) for name in _chosen(SAMPLED) for kind in MANY_CALLS]
+    print_rows(calls_table([(name, report) for name, report in of_calls if report]))
+    _draw(reports)
+
+
+def _report(name, kind):
+    path = _folder(name) / kind / "report.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _draw(reports):
+    images = build_images(load_config(BLUR, _data()[1::2]))
+    sheets = {"real": images.read(np.linspace(0, images.num_images - 1, _SHOWN).astype(int))}
+    for family, (name, *_) in FAMILIES.items():
+        if name in reports:
+            folder = pathlib.Path(reports[name]["models"][0]["folder"])
+            paths = [folder / f"seed_{seed}.png" for seed in range(_SHOWN)]
+            sheets[family] = np.stack([read_image(path, images.image_shape) for path in paths])
+    family_picture(sheets, _ZOOM).save(_OUT.value)
+    print(f"\npicture: {_OUT.value}")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

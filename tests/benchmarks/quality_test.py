@@ -1,0 +1,78 @@
+"""The arithmetic of the benchmarks of quality: distances of images, and tables of what `evaluate` wrote."""
+
+import digits_scores
+import miniature_tables
+import numpy as np
+import perceptual
+import pytest
+
+from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.data.sources import open_images
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.evaluation.features import open_features
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return to_unit_range(open_images("digits", image_size=8, channels=1).read(np.arange(60))).numpy()
+
+
+@pytest.mark.parametrize("name", ["pixels", "dct_energies"])
+def test_the_perceptual_distance_goes_from_the_original_over_noise_to_a_stranger(name, digits, rng):
+    distance = perceptual.PerceptualDistance(open_features(name, (8, 8, 1)), digits)
+    noisy = [distance(digits + rng.normal(0, std, digits.shape)) for std in (0.05, 0.1, 0.2)]
+    # Each digit at the place of every other one: all different pairs.
+    strangers = np.mean([distance(np.roll(digits, shift, axis=0)) for shift in range(1, len(digits))])
+    assert distance(digits) == 0.0
+    assert 0.0 < noisy[0] < noisy[1] < noisy[2] < strangers
+    assert strangers == pytest.approx(1.0, abs=1e-6)
+
+
+def test_the_perceptual_distance_of_pixels_by_hand():
+    originals = np.array([-1.0, 0.2, 1.0])[:, None, None, None] * np.ones((3, 8, 8, 1))
+    distance = perceptual.PerceptualDistance(open_features("pixels", (8, 8, 1)), originals)
+    # The pairs are 1.2, 0.8 and 2 apart; the last image is 0.4 away from its original.
+    assert distance(originals - [[[[0.0]]], [[[0.0]]], [[[0.4]]]]) == pytest.approx((0.4 / 3) / (4.0 / 3), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_perceptual_distance_needs_strangers(count):
+    with pytest.raises(UserError, match=f"pixels: two originals .* Received: {count} image"):
+        perceptual.PerceptualDistance(open_features("pixels", (8, 8, 1)), np.zeros((count, 8, 8, 1)))
+
+
+def test_the_distances_of_digits_are_over_those_of_their_halves():
+    """A half is about a quarter as far from all of them; noise is far."""
+    scores = digits_scores.Scores()
+    assert len(scores.pixels) == len(scores.labels) == sum(map(len, scores.halves)) == 1797
+    noise = np.random.default_rng(0).integers(0, 256, scores.pixels.shape).astype(np.uint8)
+    of_all, of_half, of_noise = map(scores.distances, (scores.pixels, scores.pixels[scores.halves[0]], noise))
+    np.testing.assert_allclose(of_all, 0.0, atol=1e-6)
+    np.testing.assert_allclose(of_half, 0.25, atol=0.1)
+    assert min(of_noise) > 20.0
+
+
+def a_report(distance, bits):
+    kernel = {"value": 0.0123, "standard_error": 0.0042}
+    scores = {"frechet": distance, "kernel": kernel, "precision": 0.8, "recall": 0.5}
+    model = {"scores": {"pixels": scores}, "bits": bits, "sampler": "ddim", "num_steps": 20, "num_images": 300}
+    floor = {**scores, "frechet": 0.25}
+    return {"models": [model], "real": {"features": [{"name": "pixels", "floor": floor}]}}
+
+
+def test_runs_of_other_seeds_become_one_row_with_their_spread():
+    reports = {"a": a_report(1.0, {"total": 3.0}), "b": a_report(3.0, {"total": 3.5}), "c": a_report(8.0, {"none": ""})}
+    rows = {"both": ("a", "b"), "one": ("c",), "not there": ("d",)}
+    titles, floor, both, one = miniature_tables.runs_table(rows, reports)
+    assert titles[3:] == [
+        "Frechet, pixels", "kernel, pixels", "precision, pixels", "recall, pixels", "bits per dimension",
+    ]  # fmt: skip
+    assert floor[3] == "0.25"
+    assert both == ["both", "2", "ddim, 20", "2 ± 1.4", "0.0123 ± 0", "0.8 ± 0", "0.5 ± 0", "3.25 ± 0.35"]
+    assert one == ["one", "1", "ddim, 20", "8", "0.0123", "0.8", "0.5", "no bound"]
+
+
+def test_ways_of_sampling_become_rows():
+    titles, row = miniature_tables.calls_table([("a", a_report(1.5, {}))])
+    assert titles == ["run", "samples", "sampler", "calls", "Frechet, pixels", "kernel, pixels"]
+    assert row == ["a", "300", "ddim", "20", "1.5", "0.0123 ± 0.0042"]

@@ -1,0 +1,313 @@
+"""From YAML files, overrides and runs of older versions to configs, and from configs to objects."""
+
+import itertools
+import pathlib
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from tests.support.configs import DIGITS, FOLDER, SMALL, with_values
+from tf_blurdiff.config import loading, schema
+from tf_blurdiff.config.loading import (
+    build_images,
+    build_model,
+    build_network,
+    build_process,
+    changed_keys,
+    load_config,
+    parse_config,
+    save_config,
+    shipped_configs,
+)
+from tf_blurdiff.config.messages import ConfigError
+
+SHIPPED = [name.removesuffix(".yaml") for name in shipped_configs()]
+
+
+def test_every_data_set_comes_with_every_process():
+    for data in ("digits", "fashion_mnist", "cifar10", "lsun"):
+        for preset in ("blurring", "gaussian", "heat_dissipation", "cold"):
+            config = load_config(data if preset == "blurring" else f"{data}_{preset}")
+            assert config.process.preset == preset and config.data == load_config(data).data
+
+
+def test_small_data_compare_the_processes_fairly():
+    for data, preset in itertools.product(["digits", "fashion_mnist"], ["gaussian", "heat_dissipation", "cold"]):
+        config, blurring = load_config(f"{data}_{preset}"), load_config(data)
+        assert (config.network, config.train) == (blurring.network, blurring.train)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_config_is_of_use(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(name)
+    assert config == load_config(f"{name}.yaml") == load_config(shipped_configs()[f"{name}.yaml"])
+    head = " ".join(shipped_configs()[f"{name}.yaml"].read_text().replace("#", "").split())
+    assert f"train --config {name}.yaml --run_dir runs/" in head
+    was_run = name.startswith(("digits", "miniature")) or name == "fashion_mnist_small"
+    assert was_run or "config was never run" in head
+
+
+def test_configs_inside_the_package_come_first(tmp_path, monkeypatch):
+    (tmp_path / "package" / "configs").mkdir(parents=True)
+    (tmp_path / "package" / "configs" / "installed.yaml").write_text("data: {source: tfds, name: x, image_size: 32}")
+    monkeypatch.setattr(loading, "__file__", str(tmp_path / "package" / "config" / "loading.py"))
+    assert list(shipped_configs()) == ["installed.yaml"]
+    assert load_config("installed").data.name == "x"
+
+
+def test_a_file_that_exists_comes_first(tmp_path, monkeypatch):
+    (tmp_path / "digits.yaml").write_text(
+        "data: {source: tfds, name: mine, image_size: 32}\ntrain: {learning_rate: 1e-3}"
+    )
+    monkeypatch.chdir(tmp_path)
+    config = load_config("digits.yaml")
+    assert config.data.name == "mine" and config.train.learning_rate == 1e-3
+
+
+def test_overrides():
+    overrides = ["train.steps=200", "train.learning_rate=1e-4", "network.multipliers=[1,1]", "data.flip=true"]
+    config = load_config("digits", [*overrides, "train.clip_norm=null", "train.steps=300"])
+    assert (config.train.steps, config.train.learning_rate, config.train.clip_norm) == (300, 1e-4, None)
+    assert config.network.multipliers == (1, 1) and config.data.flip is True
+
+
+@pytest.mark.parametrize("overrides", itertools.permutations(["process.preset=gaussian", "process.logsnr_min=-12"]))
+def test_another_preset_starts_from_its_defaults(overrides):
+    assert load_config("cifar10", overrides).process == schema.Gaussian(logsnr_min=-12.0)
+
+
+def test_the_same_preset_keeps_what_the_file_says():
+    config = load_config("cifar10", ["process.sigma_blur_max=7", "process.preset=blurring"])
+    assert config.process.sigma_blur_max == 7.0 and config.sample.sampler == "ancestral2"
+
+
+@pytest.mark.parametrize("preset", ["gaussian", "blurring", "heat_dissipation", "cold"])
+def test_every_config_goes_with_every_preset(preset):
+    for name in SHIPPED:
+        config = load_config(name, [f"process.preset={preset}"])
+        if preset == load_config(name).process.preset:
+            continue
+        assert config.process == type(config.process)()
+        assert config.sample == schema.Sample(num_images=config.sample.num_images)
+
+
+# What a config of 0.1.0 said where its file did not: runs of that version have it in their config.yaml.
+OLDER = yaml.safe_load(pathlib.Path(__file__).with_name("older_defaults.yaml").read_text())
+
+
+def of_an_older_run(file):
+    """The config.yaml that 0.1.0 wrote for a config file: every key of every source, filled in."""
+    sections = {**OLDER, "process": OLDER["process"][file.get("process", {}).get("preset", "blurring")]}
+    return {section: {**values, **file.get(section, {})} for section, values in sections.items()}
+
+
+def test_a_run_of_an_older_version_goes_on():
+    for name, path in shipped_configs().items():
+        # OmegaConf's YAML reads 2e-4 as a number.
+        file = OmegaConf.to_container(OmegaConf.load(path))
+        older = of_an_older_run(file)
+        assert older["data"].keys() >= {"name", "root", "cache_gb", "cache_dir", "max_corrupt"}
+        assert changed_keys(parse_config(older), load_config(name)) == {}
+    folder = parse_config(of_an_older_run({"data": FOLDER | {"cache_gb": 1.0}, "process": {"preset": "cold"}}))
+    assert (folder.data.cache_gb, folder.process) == (1.0, schema.Cold())
+
+
+def test_a_key_that_an_older_version_did_not_use_is_refused():
+    for key, value in {"root": "x", "cache_dir": "x", "cache_gb": 1.0, "max_corrupt": 0, "name": "x"}.items():
+        with pytest.raises(ConfigError, match=rf"^data\.{key}: unknown key"):
+            parse_config(of_an_older_run({"data": DIGITS | {key: value}, "network": SMALL}))
+
+
+def test_another_source_leaves_out_what_belonged_to_the_first(tmp_path):
+    overrides = ["data.root=photos", "data.source=image_folder", "network.num_classes=null"]
+    config = load_config("fashion_mnist_small", overrides)
+    assert config.data == schema.ImageFolder(root="photos", image_size=28, channels=1, flip=False)
+    assert config.sample == load_config("fashion_mnist_small").sample
+    assert load_config("cifar10", ["data={source: image_folder, root: photos}"]).data.root == "photos"
+    # The same source keeps what the file says.
+    assert load_config("cifar10", ["data.source=tfds"]) == load_config("cifar10")
+    with pytest.raises(ConfigError, match=r"^data\.root: missing, expected the folder of images"):
+        load_config("cifar10", ["data.source=image_folder"])
+    with pytest.raises(ConfigError, match=r"^data\.channels: got 3, expected 1"):
+        load_config("cifar10", ["data.source=digits"])
+    path = tmp_path / "full.yaml"
+    path.write_text(FULL.replace("channels: 1}", "channels: 1, root: '${data.split}', split: '???'}", 1))
+    assert load_config(path, ["data.source=tfds", "data.name=x"]).data.name == "x"
+
+
+FULL = """
+data: {source: digits, image_size: 8, channels: 1}
+network: {channels: 8, multipliers: [1, 2], num_res_blocks: 1, attention_resolutions: [4], num_classes: 10}
+model: {prediction: v, loss_type: absolute_error, label_dropout: 0.2}
+sample: {sampler: multistep2, num_steps: 20, grid: logsnr, num_images: 4}
+"""
+
+
+def test_another_preset_leaves_out_what_belonged_to_the_first(tmp_path):
+    path = tmp_path / "full.yaml"
+    path.write_text(FULL)
+    config = load_config(path, ["process.preset=heat_dissipation"])
+    assert config.model == schema.Model(label_dropout=0.2)
+    assert config.sample == schema.Sample(num_images=4)
+    # The file has no process: it is the default one, blurring.
+    assert load_config(path, ["process.preset=blurring"]) == load_config(path)
+
+
+@pytest.mark.parametrize("preset", ["process.preset=cold", "process={preset: cold}"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_other_overrides_stand_before_and_after_another_preset(preset, place, tmp_path):
+    path = tmp_path / "full.yaml"
+    path.write_text(FULL)
+    overrides = ["sample.num_steps=7", "model.loss_type=squared_error"]
+    config = load_config(path, [*overrides[:place], preset, *overrides[place:]])
+    assert config.process == schema.Cold()
+    assert (config.sample.num_steps, config.sample.sampler, config.model.loss_type) == (7, None, "squared_error")
+    with pytest.raises(ConfigError, match=r"^sample\.sampler: sampler 'ddim' needs .* must be one of heat, cold"):
+        load_config(path, ["sample.sampler=ddim", preset])
+
+
+def test_another_preset_does_not_hide_other_mistakes(tmp_path):
+    path = tmp_path / "full.yaml"
+    path.write_text("data: {source: digits, image_size: 8, channels: 1}\nsample: 3\nmodel: {predict: v}")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["process.preset=cold"])
+    lines = str(caught.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["model.predict", "sample"]
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("train.steps", "'train.steps': not an override; expected section.key=value"),
+        ("=3", "'=3': not an override; expected section.key=value"),
+        ("train..steps=3", "'train..steps=3': not an override; expected section.key=value"),
+        ("train.steps=", "train.steps: got null, expected a valid integer"),
+        ("train.steps=1e-4", "train.steps: got 0.0001, expected a valid integer"),
+        ("train.lr=2e-4", "train.lr: unknown key (value 0.0002); allowed: steps"),
+        ("train=3", "train: got 3, expected a mapping with the keys"),
+        ("process=3", "process: got 3, expected a mapping with a preset"),
+        ("data.source=${x}", "'data.source=${x}': cannot be applied: "),
+        ("data.source=nowhere", "data.source: got 'nowhere', expected one of digits, tfds, image_folder"),
+        ("process=${x}", "'process=${x}': cannot be applied: "),
+        ("process.preset=warm", "process.preset: got 'warm', expected one of gaussian, blurring"),
+        ("data.root=[1", "'data.root=[1': cannot be applied: "),
+        ("network.multipliers.0=3", "'network.multipliers.0=3': cannot be applied: "),
+        ("data.root=${", "'data.root=${': cannot be applied: "),
+    ],
+)
+def test_wrong_overrides(override, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config("digits", [override])
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"data: [1\ntrain: 3", "broken.yaml: not a readable YAML file: "),
+        (b"data: 1\ndata: 2", "broken.yaml: not a readable YAML file: "),
+        (b"\xff\xfe\x00", "broken.yaml: not a readable YAML file: "),
+        (b"", "broken.yaml: expected a mapping with the sections data, process"),
+        (b"# nothing\n", "broken.yaml: expected a mapping with the sections data, process"),
+        (b"- 1\n- 2", "broken.yaml: expected a mapping with the sections data, process"),
+        (b"hello", "data: missing, expected the images\nhello: unknown key (value null); allowed: data"),
+        (b"3", "broken.yaml: not a readable YAML file: "),
+        (
+            b"data: {source: digits, image_size: '${train.steps}'}",
+            "broken.yaml: Interpolation key 'train.steps' not found",
+        ),
+        (
+            b"data: {source: digits, image_size: '???'}",
+            "broken.yaml: Missing mandatory value: image_size full_key: data.image_size",
+        ),
+    ],
+)
+def test_broken_files(content, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config("broken.yaml")
+    found, expected = str(caught.value).splitlines(), message.splitlines()
+    assert len(found) == len(expected) and all(line.startswith(start) for line, start in zip(found, expected)), found
+
+
+def test_a_config_that_does_not_exist(tmp_path):
+    with pytest.raises(ConfigError, match=r"lsum.yaml: no such file; expected a path or one of cifar10\.yaml, "):
+        load_config("lsum.yaml")
+    with pytest.raises(ConfigError, match="is a folder, expected a YAML file"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "digits_labels", "digits_heat_dissipation", "lsun_cold"])
+def test_a_saved_config_is_the_same_config(name, tmp_path):
+    config = load_config(name, ["train.learning_rate=1e-5", "data.split='1e-3'", "train.clip_norm=null"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert "num_images" in (tmp_path / "config.yaml").read_text()
+
+
+def test_build_process():
+    built = build_process(
+        parse_config(with_values({"process.preset": "blurring", "process.min_gain": 0, "model.prediction": "x0"}))
+    )
+    assert built.min_gain == 0.0 and built.dissipation.sigma_blur_max == 20.0
+    built = build_process(parse_config(with_values({"process.preset": "gaussian"})))
+    alpha, _ = built.alpha_sigma([0.5], 4, 4)
+    assert float(alpha[0, 0, 0, 0]) == float(alpha[0, 3, 3, 0])
+
+
+def test_build_model():
+    mapping = {
+        "data": DIGITS | {"image_size": [8, 12]},
+        "process": {"preset": "blurring", "sigma_blur_max": 4.0},
+        "network": SMALL | {"num_classes": 10},
+        "model": {"prediction": "v", "loss_type": "absolute_error", "label_dropout": 0.25},
+        "train": {"ema_decay": 0.5, "clip_norm": None, "seed": 3, "precision": "mixed_bfloat16"},
+        "sample": {"sampler": "multistep3", "num_steps": 7, "grid": "logsnr"},
+    }
+    model = build_model(parse_config(mapping))
+    assert model.image_shape == (8, 12, 1) and model.network.num_classes == 10
+    assert model.network.multipliers == (1, 2) and model.network.dtype_policy.name == "mixed_bfloat16"
+    assert (model.prediction, model.ema_decay, model.clip_norm, model.seed) == ("v", 0.5, None, 3)
+    assert (model.loss_type, model.label_dropout) == ("absolute_error", 0.25)
+    assert (model.sampler, model.num_steps, model.grid) == ("multistep3", 7, "logsnr")
+
+
+@pytest.mark.filterwarnings("ignore:the blur's standard deviation reaches")
+@pytest.mark.parametrize(
+    "preset, prediction, loss_type, sampler, num_steps",
+    [
+        ("gaussian", "eps", "squared_error", "ancestral2", 20),
+        ("heat_dissipation", "less_blurred", "squared_error", "heat", 200),
+        ("cold", "x0", "absolute_error", "cold", 50),
+    ],
+)
+def test_a_preset_alone_makes_a_model(preset, prediction, loss_type, sampler, num_steps):
+    small = [f"network.{key}={value}" for key, value in SMALL.items()]
+    model = build_model(load_config("digits", [f"process.preset={preset}", *small]))
+    assert (model.prediction, model.loss_type) == (prediction, loss_type)
+    assert (model.sampler, model.num_steps, model.process.num_levels) == (
+        sampler,
+        num_steps,
+        {"heat_dissipation": 200, "cold": 300}.get(preset),
+    )
+
+
+def test_what_only_the_network_knows_is_a_config_error():
+    # 194 channels make three heads of attention, which do not divide them.
+    mapping = {"data": DIGITS, "network": SMALL | {"channels": 194, "multipliers": [1, 1]}}
+    with pytest.raises(ConfigError, match="network: 194 channels cannot be split"):
+        build_network(parse_config(mapping))
+
+
+def test_build_images(monkeypatch):
+    images = build_images(parse_config({"data": DIGITS, "network": SMALL | {"num_classes": 10}}))
+    assert (images.num_images, images.image_shape, images.num_classes) == (1797, (8, 8, 1), 10)
+    monkeypatch.setattr(loading, "open_images", lambda **_: images)
+    for num_classes, images.num_classes, allowed in [(7, 10, "10 or null"), (10, None, "null")]:
+        mapping = {"data": FOLDER, "network": {"num_classes": num_classes}}
+        line = f"^network.num_classes: got {num_classes}, expected {allowed} for this data set$"
+        with pytest.raises(ConfigError, match=line):
+            build_images(parse_config(mapping))

@@ -1,0 +1,225 @@
+"""YAML files and overrides to configs, and configs to objects.
+
+OmegaConf reads YAML and overrides, `schema` checks them. Every mistake is a `ConfigError`: one line with the key, the
+value and what is allowed.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
+from tf_blurdiff.config.schema import Config, Data, ProcessSection, Section
+from tf_blurdiff.data import Images, open_images
+from tf_blurdiff.diffusion.process import Process
+from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.networks import UNet
+
+
+class _Decides(NamedTuple):
+    """A key that decides which others there are."""
+
+    key: str
+    common: type[Section]  # the section's keys that do not depend on it
+    beside: dict[str, set[str]]  # the keys of other sections that do
+    default: str | None  # where the section is left out
+
+
+_DECIDING = {
+    "process": _Decides(
+        "preset",
+        ProcessSection,
+        {"model": {"prediction", "loss_type"}, "sample": {"sampler", "num_steps", "grid"}},
+        Config.model_fields["process"].default.preset,
+    ),
+    "data": _Decides("source", Data, {}, None),
+}
+
+
+def parse_config(mapping: Any) -> Config:
+    """Checks a mapping of plain values, as YAML gives them, and returns a `Config`.
+
+    Raises:
+        ConfigError: with one line per problem.
+
+    Example:
+        >>> parse_config({"data": {"source": "digits", "image_size": 32}}).image_shape
+        (32, 32, 1)
+    """
+    try:
+        return Config.model_validate(mapping)
+    except ValidationError as error:
+        raise ConfigError("\n".join(lines_of(error, Config))) from None
+
+
+def load_config(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads a YAML file, applies overrides and returns a `Config`.
+
+    Args:
+        path_or_name: a file's path, or the name of a config that comes with the package, with or without .yaml.
+        overrides: strings "section.key=value"; the value is read as YAML. Another process.preset or data.source is
+            applied before the others. With another preset, what the file says of process, of model.prediction and
+            loss_type, and of sample.sampler, num_steps and grid belonged to its own, and is left out; with another
+            source, what it says of data but for image_size, channels and flip.
+
+    Raises:
+        ConfigError: with one line per problem.
+
+    Example:
+        >>> load_config("digits.yaml", ["train.steps=200"]).train.steps
+        200
+    """
+    path = _find(path_or_name)
+    try:
+        merged = OmegaConf.load(path)
+    except Exception as error:  # YAML's, OmegaConf's and the file system's errors have no base in common.
+        raise ConfigError(f"{path}: not a readable YAML file: {one_line(error)}") from None
+    if not isinstance(merged, DictConfig) or not merged:
+        raise ConfigError(f"{path}: expected a mapping with the sections {', '.join(Config.model_fields)}")
+    # Those that decide what keys there are come first.
+    for change, override in sorted(map(_parsed, overrides), key=lambda parsed: not _decides(*parsed)):
+        merged = _apply(merged, change, override)
+    try:
+        mapping = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except Exception as error:
+        raise ConfigError(f"{path}: {one_line(error)}") from None
+    return parse_config(mapping)
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes a config with every default filled in; `load_config(path)` gives it back."""
+    OmegaConf.save(OmegaConf.create(config.model_dump(mode="json")), path)
+
+
+def changed_keys(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys at which two configs differ, and both values; None for a key that one does not have.
+
+    Example:
+        >>> changed_keys(load_config("digits"), load_config("digits", ["train.seed=7"]))
+        {'train.seed': (0, 7)}
+    """
+    old, new = (_flat(config.model_dump(mode="json")) for config in (before, after))
+    return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configs that come with the package: `{name: path}`."""
+    here = Path(__file__).parents[1]
+    # In a wheel they are inside the package, in a checkout beside it.
+    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def build_process(config: Config) -> Process:
+    """The config's `Process`."""
+    return config.process.build()
+
+
+def build_network(config: Config) -> UNet:
+    """The config's `UNet`, untrained."""
+    try:
+        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=config.train.precision)
+        network.build()
+    except ValueError as error:
+        # Keras puts words of its own in front of a layer's.
+        raise ConfigError(f"network: {str(error).splitlines()[-1]}") from error
+    return network
+
+
+def build_model(config: Config) -> DiffusionModel:
+    """The config's `DiffusionModel`, untrained."""
+    return DiffusionModel(
+        build_network(config),
+        build_process(config),
+        **config.model.model_dump(),
+        image_shape=config.image_shape,
+        ema_decay=config.train.ema_decay,
+        clip_norm=config.train.clip_norm,
+        sampler=config.sample.sampler,
+        num_steps=config.sample.num_steps,
+        grid=config.sample.grid,
+        seed=config.train.seed,
+    )
+
+
+def build_images(config: Config) -> Images:
+    """The config's data set.
+
+    Raises:
+        DataError: if it cannot be read.
+        ConfigError: if its labels are not as many as network.num_classes.
+    """
+    images = open_images(**config.data.model_dump(exclude={"flip"}))
+    num_classes = config.network.num_classes
+    if num_classes is not None and num_classes != images.num_classes:
+        expected = "null" if images.num_classes is None else f"{images.num_classes} or null"
+        raise ConfigError(problem("network.num_classes", num_classes, f"{expected} for this data set"))
+    return images
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name).expanduser()
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    for name in (str(path_or_name), f"{path_or_name}.yaml"):
+        if name in shipped:
+            return shipped[name]
+    if path.is_dir():
+        raise ConfigError(f"{path_or_name}: is a folder, expected a YAML file")
+    raise ConfigError(f"{path_or_name}: no such file; expected a path or one of {', '.join(shipped)}")
+
+
+def _parsed(override: str) -> tuple[DictConfig, str]:
+    key, equals, _ = override.partition("=")
+    if not equals or not all(key.strip().split(".")):
+        raise ConfigError(f"{override!r}: not an override; expected section.key=value, such as train.steps=200")
+    with _naming(override):
+        return OmegaConf.from_dotlist([override]), override
+
+
+def _decides(change: DictConfig, override: str) -> bool:
+    with _naming(override):
+        return any(_decision(change, section) is not None for section in _DECIDING)
+
+
+def _apply(merged: Any, change: DictConfig, override: str) -> Any:
+    with _naming(override):
+        for section, decides in _DECIDING.items():
+            before = _decision(merged, section) if section in merged else decides.default
+            if _decision(change, section) not in (None, before):
+                values = merged.get(section)
+                merged[section] = _only(values, decides.common.model_fields) if _is_dict(values) else {}
+                for other, keys in decides.beside.items():
+                    if _is_dict(merged.get(other)):
+                        merged[other] = _only(merged[other], merged[other].keys() - keys)
+        return OmegaConf.merge(merged, change)
+
+
+def _only(values: DictConfig, keys: Iterable[str]) -> DictConfig:
+    return OmegaConf.masked_copy(values, list(keys))
+
+
+def _decision(sections: DictConfig, section: str) -> Any:
+    values = sections.get(section)
+    return values.get(_DECIDING[section].key) if _is_dict(values) else None
+
+
+@contextlib.contextmanager
+def _naming(override: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # OmegaConf's and YAML's have no base in common.
+        raise ConfigError(f"{override!r}: cannot be applied: {one_line(error)}") from None
+
+
+def _is_dict(values: object) -> bool:
+    return isinstance(values, DictConfig)
+
+
+def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
