@@ -226,7 +226,7 @@ def test_images_of_another_model_are_not_mixed(tmp_path, change):
         model.ema_weights[0].assign(model.ema_weights[0] + 1e-6)
     else:
         model.clip_stds = 2.5
-    with pytest.raises(UserError, match=r"made otherwise: model \('[0-9a-f]{64}' there, '[0-9a-f]{64}' here\);"):
+    with pytest.raises(UserError, match=r"made otherwise: model \('[0-9a-f]{16}' there, '[0-9a-f]{16}' here\);"):
         generate(model, [1, 2, 3], tmp_path, ONE)
     assert "seed_3.png" not in names(tmp_path)
 

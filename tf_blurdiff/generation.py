@@ -89,21 +89,23 @@ def generate(
     """
     if model.distribute_strategy is not devices.strategy:
         raise UserError("the model must be made or loaded inside devices.strategy.scope(). Received: one of elsewhere")
-    seeds, out = checked_seeds(seeds), pathlib.Path(out)
-    if len(np.unique(seeds)) < len(seeds):
-        raise UserError(f"seeds must be different from each other. Received: {len(seeds)}, some of them equal")
+    numbers, out = checked_seeds(seeds).tolist(), pathlib.Path(out)
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"seeds must be different from each other. Received: {len(numbers)}, some of them equal")
     settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
-    labels, guidance_scales = model.conditions(labels, guidance_scale, len(seeds))
+    conditions = model.conditions(labels, guidance_scale, len(numbers))
     if np.ndim(guidance_scale):
         raise UserError(f"guidance_scale must be one number for all images. Received: {guidance_scale!r}")
     if noise_seed is not None:
         checked_seeds([noise_seed], "noise_seed")
     batch_size = images_at_once(model, batch_size)
     model.check_prior()
-    sample_batch = _BatchSampler(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, settings)
-    made_by = {"model": model.fingerprint(), **settings._asdict()}
+    sample_batch = _BatchSampler(
+        model, devices.strategy, batch_size, conditions.guidance_scale[0], noise_seed, settings
+    )
+    made_by = {"model": model.fingerprint()[:16], **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
-    label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
+    label_of = dict.fromkeys(numbers) if model.num_classes is None else dict(zip(numbers, conditions.labels.tolist()))
     wanted = _Wanted(label_of, made_by, model.image_shape)
     with writing(out), _enough_memory(batch_size):
         if out.suffix == ".npz":

@@ -147,7 +147,7 @@ def _efficientnet_lite0(image_shape):
     return FeatureNetwork("efficientnet_lite0", NUM_FEATURES, preparation, digest, compute)
 
 
-FEATURES = {
+FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
     "pixels": _pixels,
     "dct_energies": _dct_energies,
     "efficientnet_lite0": _efficientnet_lite0,
