@@ -19,7 +19,7 @@ class Interruption:
         'SIGTERM'
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._restore = contextlib.ExitStack()
 
