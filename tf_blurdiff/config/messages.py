@@ -1,4 +1,4 @@
-"""A config's mistakes in words: one line each, with the dotted key, the value and what is allowed."""
+"""Error messages of a config: one line for each mistake, with the dotted key, the value and what is allowed."""
 
 from types import NoneType
 from typing import Any, get_args

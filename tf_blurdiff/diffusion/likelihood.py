@@ -1,4 +1,4 @@
-"""How many bits a diffusion model needs for an image: the variational bound on its negative log-likelihood.
+"""The variational bound on the negative log-likelihood of images, in bits per dimension.
 
 The bound has three parts, and in the DCT basis the first two are sums over coefficients:
 

@@ -1,4 +1,4 @@
-"""What a model is given, as arrays of the types that it works with; or an error that says what is allowed."""
+"""Checks of a model's arguments: arrays of the types that it works with, or an error that says what is allowed."""
 
 from typing import Any
 

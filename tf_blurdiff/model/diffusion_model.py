@@ -385,7 +385,7 @@ class DiffusionModel(keras.Model):
     def interpolate(
         self, first_seed: int, last_seed: int, num_images: int = 8, **sampled: Unpack[sampling.MixtureArguments]
     ) -> np.ndarray:
-        """Images on the way from one seed to another, the seeds' own at the ends.
+        """Images between two seeds, the seeds' own at the ends.
 
         What is standard normal goes along an arc, so that it stays so: the noise of the steps, and the start of a
         process that ends in noise. Another start goes along a line.

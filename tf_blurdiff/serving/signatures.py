@@ -1,4 +1,4 @@
-"""What an export answers: functions of named tensors, traced, that check what they are given.
+"""The signatures of an export: traced functions of named tensors, which check what they are given.
 
 A wrong value is an InvalidArgument whose text names the input and what is allowed. It comes from the graph itself, so
 it is the same in every server.

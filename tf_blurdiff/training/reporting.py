@@ -1,4 +1,4 @@
-"""What a training run tells on its way: a progress bar, metrics.jsonl, TensorBoard."""
+"""Reports of a training run: a progress bar, metrics.jsonl, TensorBoard."""
 
 import contextlib
 import math

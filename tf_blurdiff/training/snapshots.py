@@ -1,4 +1,4 @@
-"""What a run leaves at each checkpoint: the checkpoint to go on from, model.keras and, of the best, best.keras."""
+"""What a run saves at each checkpoint: the checkpoint to go on from, model.keras and, of the best, best.keras."""
 
 import pathlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a process or a model does, as numbers to look at: pictures on their way to noise and back, curves, errors.
+"""What a process or a model does, as numbers: diffused pictures, curves over time, trajectories, solver errors.
 
 `plotting.py` draws them.
 """

@@ -45,9 +45,6 @@ def check_matplotlib() -> None:
         raise UserError(f"figures need matplotlib (pip install 'tf_blurdiff[plots]'): {error}") from error
 
 
-# Pictures
-
-
 def sheet(
     rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str], column_labels: Sequence[str]
 ) -> "Figure":
@@ -123,9 +120,6 @@ def frames(sequences: Mapping[str, np.ndarray], captions: Sequence[str]) -> list
         draw.text((_MARGIN, height + line + _MARGIN // 2), caption, "black", font)
         images.append(image)
     return images
-
-
-# Curves
 
 
 def schedule_figure(curves_of: Mapping[str, Curves]) -> "Figure":
@@ -205,9 +199,6 @@ def solver_figure(errors: Sequence[SolverError]) -> "Figure":
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     return figure
-
-
-# Files: each is written under another name first, so that it is whole or not there
 
 
 def save_figure(figure: "Figure", path: pathlib.Path) -> None:
