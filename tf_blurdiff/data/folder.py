@@ -33,7 +33,7 @@ class FileNames:
         ['china.jpg', 'flower.jpg']
     """
 
-    def __init__(self, root: str | os.PathLike | None):
+    def __init__(self, root: str | os.PathLike | None) -> None:
         kinds = ", ".join(SUFFIXES)
         self._root = os.path.expanduser(os.fspath(root or ""))
         if not os.path.isdir(self._root):
@@ -92,7 +92,7 @@ class Decoder:
 
     def __init__(
         self, paths: Sequence[str] | FileNames, image_shape: tuple[int, int, int], keep: bool, max_corrupt: int = 0
-    ):
+    ) -> None:
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
         # Its memory is taken up as it is written to.
         self._kept = np.empty((len(paths), *image_shape), np.uint8) if keep else None

@@ -32,8 +32,9 @@ class Step(NamedTuple):
     noise_freq: Any  # standard normal, or 0 where none is wanted
     at_t: Marginal
     at_s: Marginal
-    marginal_of: Callable | None = None  # log(a / sigma) -> the Marginal with that
-    earlier: tuple = ()  # of samplers of a higher order: (answer_freq, at, is_there) of the steps before, newest first
+    marginal_of: Callable[[Any], Marginal] | None = None  # log(a / sigma) -> the Marginal with that
+    # Of samplers of a higher order: (answer_freq, at, is_there) of the steps before, newest first.
+    earlier: tuple[tuple[Any, Marginal, Any], ...] = ()
     eta: float = 0.0  # the noise of "ddim"
     delta: float = 0.0  # the noise of "heat", a standard deviation
 
@@ -235,13 +236,15 @@ def default_num_steps(process: Process, prediction: str) -> int:
         20
     """
     if get_prediction(prediction).by_level:
+        assert process.num_levels is not None
         return process.num_levels
     return 20 if process.ends_in_noise else 50
 
 
 def default_delta(process: Process, sampler: str) -> float:
     """The standard deviation of what "heat" draws, 1.25 times the process's sigma; 0 for other samplers."""
-    return _DELTA_OVER_SIGMA * process.noise.sigma if sampler == "heat" and not process.ends_in_noise else 0.0
+    noise: Any = process.noise  # Has a sigma where it is the same at all times.
+    return _DELTA_OVER_SIGMA * noise.sigma if sampler == "heat" and not process.ends_in_noise else 0.0
 
 
 class SamplingSettings(NamedTuple):

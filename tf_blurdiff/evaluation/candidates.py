@@ -1,4 +1,4 @@
-"""What is evaluated: models, each with a way to sample from it, and their samples as files."""
+"""What is evaluated: models, each with the settings to sample from it, and their samples as files."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -35,7 +35,7 @@ class SampleSettings(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A model with a way to sample from it."""
+    """A model with the settings to sample from it."""
 
     name: str
     path: Path

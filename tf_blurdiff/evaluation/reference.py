@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -191,7 +191,7 @@ def _read(path):
 
 
 def _write(path, parts):
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, (statistics, kept) in enumerate(parts):
         arrays |= {f"kept_{number}": kept, f"count_{number}": statistics.count}
         arrays |= {f"mean_{number}": statistics.mean, f"scatter_{number}": statistics.scatter}

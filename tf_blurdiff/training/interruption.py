@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as a machine sends that is about to be taken away, and Ctrl-C."""
+"""Signals to stop: SIGTERM, as of a machine that is about to be taken away, and Ctrl-C."""
 
 import contextlib
 import signal

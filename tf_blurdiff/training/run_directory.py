@@ -79,7 +79,7 @@ class MetricsLog:
         path: of the file, which need not be there.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
     def append(self, row: dict[str, Any]) -> None:
