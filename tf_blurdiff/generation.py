@@ -1,5 +1,6 @@
 """Many images, one for each seed, on all devices and workers, into files; what is there already is not made again.
 
+`sample --out_dir`, `sample --out X.npz` and `evaluate` come here; a grid is drawn by `DiffusionModel.sample`.
 Workers talk to each other through the files alone: each makes its share of the seeds, and one that was stopped can be
 started again while the others go on.
 """

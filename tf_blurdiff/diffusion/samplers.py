@@ -213,7 +213,9 @@ def get_sampler(name: str, process: Process | None = None, prediction: str | Non
 
 
 def default_sampler(process: Process, prediction: str) -> str:
-    """The sampler of a model that names none.
+    """The sampler of a model that names none when it is made; a saved model keeps the name.
+
+    Restoring has a default of its own, in `model.restoration`.
 
     Example:
         >>> import tf_blurdiff as bd
