@@ -7,8 +7,9 @@ from scipy.special import log_ndtr
 from scipy.stats import norm
 
 import tf_blurdiff as bd
+from tf_blurdiff.diffusion.bound_terms import diffusion_terms, prior_terms, reconstruction_terms
 from tf_blurdiff.diffusion.grids import get_grid
-from tf_blurdiff.diffusion.likelihood import bits_per_dimension, diffusion_terms, prior_terms, reconstruction_terms
+from tf_blurdiff.diffusion.likelihood import bits_per_dimension
 from tf_blurdiff.diffusion.predictions import Estimate, x0_from_eps
 from tf_blurdiff.errors import UserError
 
