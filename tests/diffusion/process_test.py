@@ -120,3 +120,12 @@ def test_serialization_keeps_the_process():
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         bd.process.blurring(**arguments)
+
+
+def test_a_blur_in_widths_is_as_many_times_the_width_in_pixels():
+    in_widths, in_pixels = (
+        bd.process.blurring(sigma_blur_max=sigma, blur_unit=unit) for sigma, unit in ((0.5, "width"), (3.0, "pixels"))
+    )
+    t = np.array([0.3, 0.7], "float32")
+    np.testing.assert_allclose(in_widths.alpha_sigma(t, 4, 6)[0], in_pixels.alpha_sigma(t, 4, 6)[0], rtol=1e-5)
+    assert in_widths.max_blur_sigma(6) == 3.0

@@ -164,7 +164,7 @@ def test_a_multistep_step_is_exact_for_polynomials(rng, order):
     coefficients = rng.normal(size=(order, 1, *SIZE, 1))
     polynomial = lambda w: sum(c * w**k for k, c in enumerate(coefficients))
     at_s, at_t, *before = marginals(PROCESS, *times)
-    eps = [polynomial(np.asarray(at.half_logsnr, np.float64)).astype("float32") for at in (at_t, *before)]
+    eps = [polynomial(np.asarray(at.log_a_over_sigma, np.float64)).astype("float32") for at in (at_t, *before)]
     z_freq = rng.normal(size=(1, *SIZE, 1)).astype("float32")
     estimate = Estimate((z_freq - at_t.sigma * eps[0]) / at_t.alpha, eps[0], None)
     marginal_of = lambda w: PROCESS.marginal_of(w, *SIZE)
@@ -172,7 +172,7 @@ def test_a_multistep_step_is_exact_for_polynomials(rng, order):
     step = Step(z_freq, estimate, 0.0, at_t, at_s, marginal_of, earlier)
     fine = PROCESS.marginal(np.linspace(times[1], times[0], 4001).astype("float32"), *SIZE)
     rho = np.exp(np.asarray(fine.log_sigma, np.float64) - np.asarray(fine.log_alpha, np.float64))
-    values = polynomial(np.asarray(fine.half_logsnr, np.float64))
+    values = polynomial(np.asarray(fine.log_a_over_sigma, np.float64))
     integral = (0.5 * (values[1:] + values[:-1]) * np.diff(rho, axis=0)).sum(axis=0)
     expected = np.asarray(at_s.alpha) * (z_freq / np.asarray(at_t.alpha) + integral)
     np.testing.assert_allclose(multistep_step(step, order), expected, rtol=1e-3, atol=1e-3)

@@ -85,7 +85,7 @@ def reconstruction_terms(images: Any, eps: Any, at_0: Marginal) -> Any:
 
     Reference: Ho et al., 2020, equation 13.
     """
-    half_width = _HALF_BIN * ops.exp(at_0.half_logsnr)
+    half_width = _HALF_BIN * ops.exp(at_0.log_a_over_sigma)
     # The bin's edges, less the mean, in standard deviations: the pixel itself cancels.
     lower = ops.where(images < -1.0 + _HALF_BIN, -math.inf, -half_width - eps)
     upper = ops.where(images > 1.0 - _HALF_BIN, math.inf, half_width - eps)

@@ -52,7 +52,7 @@ class Marginal(NamedTuple):
         return 2.0 * (self.log_alpha - self.log_sigma)
 
     @property
-    def half_logsnr(self) -> Any:
+    def log_a_over_sigma(self) -> Any:
         """`log(a_t / sigma_t)`: half the noise schedule's log-SNR, the blur left aside, [B, 1, 1, 1]."""
         return self.log_a - self.log_sigma
 
@@ -128,9 +128,9 @@ class Process:
         log_heat = -laplacian_eigenvalues(height, width)[None, :, :, None] * dissipation_time
         return Marginal(log_a + self._log_gain(log_heat), log_sigma, log_a)
 
-    def marginal_of(self, half_logsnr: Any, height: int, width: int) -> Marginal:
-        """The `Marginal` at the time when `log(a_t / sigma_t)` is half_logsnr, of a process that ends in noise."""
-        return self.marginal(self.noise.time_of(half_logsnr), height, width)
+    def marginal_of(self, log_a_over_sigma: Any, height: int, width: int) -> Marginal:
+        """The `Marginal` at the time when `log(a_t / sigma_t)` is log_a_over_sigma, of a process that ends in noise."""
+        return self.marginal(self.noise.time_of(log_a_over_sigma), height, width)
 
     def alpha_sigma(self, t: Any, height: int, width: int) -> tuple[Any, Any]:
         """Returns `(alpha_t [B, H, W, 1] in the DCT basis, sigma_t [B, 1, 1, 1])` at times t, `[B]`."""
@@ -138,7 +138,7 @@ class Process:
         return marginal.alpha, marginal.sigma
 
     def diffuse(self, x0: Any, t: Any, eps: Any) -> Any:
-        """Returns `z_t`, pixel space.
+        """Returns `z_t`, pixel space; in training and sampling the same is done in the DCT basis, with a `Marginal`.
 
         Args:
             x0: clean images in [-1, 1], `[B, H, W, C]`.

@@ -57,7 +57,10 @@ def ancestral2_step(step: Step) -> Any:
     Reference: Lu et al., DPM-Solver++, 2023, the multistep solver of the stochastic equation, here for each frequency.
     """
     ((x0_before_freq, at_before, is_there),) = step.earlier
-    length, length_before = step.at_s.half_logsnr - step.at_t.half_logsnr, step.at_t.half_logsnr - at_before.half_logsnr
+    length, length_before = (
+        step.at_s.log_a_over_sigma - step.at_t.log_a_over_sigma,
+        step.at_t.log_a_over_sigma - at_before.log_a_over_sigma,
+    )
     x0_freq = step.estimate.x0_freq
     slope = (x0_freq - x0_before_freq) / ops.where(is_there, length_before, 1.0)
     middle_freq = x0_freq + ops.where(is_there, 0.5 * length * slope, 0.0)
@@ -91,11 +94,11 @@ def multistep_step(step: Step, order: int) -> Any:
     Reference: Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator, 2023, section 3, with
     another variable for the polynomial; Hochbruck and Ostermann, Exponential multistep methods of Adams-type, 2011.
     """
-    w_t, length = step.at_t.half_logsnr, step.at_s.half_logsnr - step.at_t.half_logsnr
+    w_t, length = step.at_t.log_a_over_sigma, step.at_s.log_a_over_sigma - step.at_t.log_a_over_sigma
     nodes, slopes, change = [w_t], [step.estimate.eps_freq], 0.0
     for number, (eps_freq, at, is_there) in enumerate(step.earlier[: order - 1]):
         # Newton's divided differences: the last of the slopes is that over all calls so far.
-        nodes.append(at.half_logsnr)
+        nodes.append(at.log_a_over_sigma)
         newer, slopes = slopes, [eps_freq]
         for k, value in enumerate(newer):
             distance = ops.where(is_there, nodes[number - k] - nodes[number + 1], 1.0)
@@ -325,8 +328,8 @@ def run_steps(
     def marginal(i):
         return process.marginal(ops.take(times, ops.maximum(i, 0), axis=0), *size)
 
-    def marginal_of(half_logsnr):
-        return process.marginal_of(half_logsnr, *size)
+    def marginal_of(log_a_over_sigma):
+        return process.marginal_of(log_a_over_sigma, *size)
 
     def noise(i):
         if not draws_noise:

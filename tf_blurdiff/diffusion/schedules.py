@@ -53,8 +53,8 @@ class NoiseSchedule(Schedule):
         """Returns `(log a_t, log sigma_t)`."""
         raise NotImplementedError
 
-    def time_of(self, half_logsnr: Any) -> Any:
-        """The time t at which `log a_t - log sigma_t` is half_logsnr, of a schedule that ends in noise."""
+    def time_of(self, log_a_over_sigma: Any) -> Any:
+        """The time t at which `log a_t - log sigma_t` is log_a_over_sigma, of a schedule that ends in noise."""
         raise NotImplementedError
 
 
@@ -101,10 +101,10 @@ class CosineNoise(NoiseSchedule):
         log_sigma = ops.log(ops.sin(start + span * t))
         return log_a, log_sigma
 
-    def time_of(self, half_logsnr: Any) -> Any:
-        """The time t at which `log a_t - log sigma_t` is half_logsnr."""
+    def time_of(self, log_a_over_sigma: Any) -> Any:
+        """The time t at which `log a_t - log sigma_t` is log_a_over_sigma."""
         start, span, _ = self._angles()
-        return (ops.arctan(ops.exp(-half_logsnr)) - start) / span
+        return (ops.arctan(ops.exp(-log_a_over_sigma)) - start) / span
 
     def _angles(self):
         start = math.atan(math.exp(-self.logsnr_max / 2))
@@ -137,9 +137,9 @@ class LinearBetaNoise(NoiseSchedule):
         log_a = ops.take(_LOG_A, index) + (position - ops.cast(index, "float32")) * ops.take(_LOG_A_FALL, index)
         return log_a, 0.5 * ops.log(-ops.expm1(2.0 * log_a))
 
-    def time_of(self, half_logsnr: Any) -> Any:
-        """The time t at which `log a_t - log sigma_t` is half_logsnr."""
-        log_a = 0.5 * ops.log_sigmoid(2.0 * ops.convert_to_tensor(half_logsnr, "float32"))
+    def time_of(self, log_a_over_sigma: Any) -> Any:
+        """The time t at which `log a_t - log sigma_t` is log_a_over_sigma."""
+        log_a = 0.5 * ops.log_sigmoid(2.0 * ops.convert_to_tensor(log_a_over_sigma, "float32"))
         index = ops.clip(ops.searchsorted(-_LOG_A, -ops.reshape(log_a, (-1,)), side="right") - 1, 0, _BETAS - 2)
         index = ops.reshape(index, ops.shape(log_a))
         part = (log_a - ops.take(_LOG_A, index)) / ops.take(_LOG_A_FALL, index)

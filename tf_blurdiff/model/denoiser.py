@@ -18,7 +18,8 @@ class SpectralGuard(NamedTuple):
 
     `1 / alpha_t` turns the network's error at high frequencies into an explosion. First a Wiener weight: of the
     variance that an estimate has, the share that is the data's and not that of an error of standard deviation
-    assumed_error in the network's output. Then a bound of clip_stds of the data's standard deviations, if not None.
+    assumed_error in the network's output; the predictions x0 and less_blurred, which amplify no error, go without.
+    Then a bound of clip_stds of the data's standard deviations, if not None.
     """
 
     freq_mean: Any  # of the data, [H, W, C]

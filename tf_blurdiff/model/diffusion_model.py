@@ -25,7 +25,7 @@ from tf_blurdiff.diffusion.samplers import (
     get_sampler,
 )
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model import learning, mixtures, restoration, sampling
+from tf_blurdiff.model import interpolation, learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
@@ -401,7 +401,7 @@ class DiffusionModel(keras.Model):
 
         Reference: Rissanen et al., 2023, section 4.
         """
-        return mixtures.interpolate(self, first_seed, last_seed, num_images, **sampled)
+        return interpolation.interpolate(self, first_seed, last_seed, num_images, **sampled)
 
     def mix_bands(
         self,
@@ -420,7 +420,7 @@ class DiffusionModel(keras.Model):
         Returns:
             As `sample`.
         """
-        return mixtures.mix_bands(self, coarse_seeds, detail_seeds, cutoff, **sampled)
+        return interpolation.mix_bands(self, coarse_seeds, detail_seeds, cutoff, **sampled)
 
     def deblur(
         self,

@@ -137,7 +137,8 @@ def trajectory(
 
 
 def estimated_x0(model: DiffusionModel, z_t: Any, t: Any, labels: Any) -> tf.Tensor:
-    """What a model takes the image in `z_t` for, float32 `[B, H, W, C]`, not clipped.
+    """What a model takes the image in `z_t` for, float32 `[B, H, W, C]`: within the data's spectrum, as sampling has
+    it, and not clipped in pixels.
 
     Args:
         model: a `DiffusionModel`, whose prediction is not "less_blurred".
