@@ -98,13 +98,13 @@ def test_deterministic_samplers_follow_the_exact_flow(rng, sampler):
     np.testing.assert_allclose(final, (z_1 - mean) / std, atol=0.06 if sampler == "ddim" else 2e-3)
 
 
-def drawn_variance_error(sampler, num_steps, process):
+def drawn_variance_error(sampler, num_steps, grid, process):
     """As `variance_error`: the final state is linear in the start and in what each step draws, all independent."""
     (_, std), (_, final_std) = moments(process, 1.0), moments(process, 0.0)
     start = np.zeros((num_steps + 2, *SIZE, 1))
     start[num_steps + 1] = std[0]
     draw_noise = lambda i: tf.one_hot(i, num_steps + 2)[:, None, None, None] * tf.ones((1, *SIZE, 1))
-    final = sample(sampler, num_steps, start, "quadratic", process, draw_noise=draw_noise).astype(np.float64)
+    final = sample(sampler, num_steps, start, grid, process, draw_noise=draw_noise).astype(np.float64)
     # The last step draws nothing: its row is the mean's own way.
     variance = np.square(final - final[num_steps - 1]).sum(axis=0)
     return np.abs(variance / np.square(final_std[0]) - 1.0).mean()
@@ -114,7 +114,7 @@ def drawn_variance_error(sampler, num_steps, process):
 @pytest.mark.parametrize("sampler, order", [("ancestral", 0.8), ("ancestral2", 1.8)])
 def test_samplers_that_draw_converge_with_their_order(process, sampler, order):
     steps = [20, 40, 80, 160]
-    errors = [drawn_variance_error(sampler, num_steps, PROCESSES[process]) for num_steps in steps]
+    errors = [drawn_variance_error(sampler, num_steps, "quadratic", PROCESSES[process]) for num_steps in steps]
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope > order, (slope, errors)
 
@@ -295,3 +295,28 @@ def test_what_fits_a_process_and_a_prediction(process, prediction, fitting):
     assert {name for name, sampler in SAMPLERS.items() if sampler.allowed(process, prediction)} == fitting
     with pytest.raises(ValueError, match="it must be one of " + ", ".join(n for n in SAMPLERS if n in fitting)):
         get_sampler((SAMPLERS.keys() - fitting).pop(), process, prediction)
+
+
+@pytest.mark.parametrize("sampler, lower, num_steps", [("multistep2", "ddim", 2), ("multistep3", "multistep2", 3)])
+def test_an_earlier_answer_counts_from_the_first_step_that_has_it(rng, sampler, lower, num_steps):
+    """Up to the step before, the sampler of the lower order is the same; with this step it differs."""
+    z_1, times = rng.normal(size=(2, *SIZE, 1)).astype("float32"), GRIDS["uniform"](4)[:, None]
+
+    def after(name, last):
+        one = get_sampler(name)
+        return run_steps(one, analytic_denoiser, PROCESS, lambda i: 0.0, first_state(z_1, one), times, 0, last)[0]
+
+    before = num_steps - 1
+    np.testing.assert_allclose(after(sampler, before), after(lower, before), rtol=1e-5, atol=1e-6)
+    assert np.abs(after(sampler, num_steps) - after(lower, num_steps)).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_samplers_own_grid_is_the_better_one(name):
+    """Of those of a higher order: the smaller error in 20 steps of the exact denoiser, both families together."""
+    if get_sampler(name).order == 1:
+        assert get_sampler(name).grid == "uniform"
+        return
+    of = drawn_variance_error if get_sampler(name).draws_noise(0.0, 0.0) else variance_error
+    errors = {grid: sum(of(name, 20, grid, each) for each in PROCESSES.values()) for grid in ("uniform", "quadratic")}
+    assert get_sampler(name).grid == min(errors, key=errors.get), errors
