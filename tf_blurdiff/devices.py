@@ -171,10 +171,10 @@ def _workers():
         if not cluster:
             return [], 0
         chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
-        kind, index = task.get("type"), task.get("index")
+        kind, index = task.get("type"), str(task.get("index"))
         known = set(cluster) <= {"chief", "worker"} and all(isinstance(hosts, list) for hosts in cluster.values())
         known = known and all(re.fullmatch(r".+:\d+", str(host)) for host in chiefs + workers)
-        if not known or kind not in cluster or not re.fullmatch(r"\d+", str(index)) or int(index) >= len(cluster[kind]):
+        if not known or kind not in cluster or not re.fullmatch(r"\d+", index) or int(index) >= len(cluster[kind]):
             raise ValueError(f"task {kind} {index} of the cluster {cluster}")
         number = int(index) if kind == "chief" else len(chiefs) + int(index)
     except (ValueError, KeyError, TypeError, AttributeError) as error:

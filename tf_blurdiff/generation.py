@@ -1,5 +1,6 @@
 """Many images, one for each seed, on all devices and workers, into files; what is there already is not made again.
 
+`sample --out_dir`, `sample --out X.npz` and `evaluate` come here; a grid is drawn by `DiffusionModel.sample`.
 Workers talk to each other through the files alone: each makes its share of the seeds, and one that was stopped can be
 started again while the others go on.
 """
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.data import read_image, to_uint8
 from tf_blurdiff.devices import Devices
+from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import write_atomically, writing
@@ -89,21 +91,23 @@ def generate(
     """
     if model.distribute_strategy is not devices.strategy:
         raise UserError("the model must be made or loaded inside devices.strategy.scope(). Received: one of elsewhere")
-    seeds, out = checked_seeds(seeds), pathlib.Path(out)
-    if len(np.unique(seeds)) < len(seeds):
-        raise UserError(f"seeds must be different from each other. Received: {len(seeds)}, some of them equal")
+    numbers, out = checked_seeds(seeds).tolist(), pathlib.Path(out)
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"seeds must be different from each other. Received: {len(numbers)}, some of them equal")
     settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
-    labels, guidance_scales = model.conditions(labels, guidance_scale, len(seeds))
+    conditions = model.conditions(labels, guidance_scale, len(numbers))
     if np.ndim(guidance_scale):
         raise UserError(f"guidance_scale must be one number for all images. Received: {guidance_scale!r}")
     if noise_seed is not None:
         checked_seeds([noise_seed], "noise_seed")
     batch_size = images_at_once(model, batch_size)
     model.check_prior()
-    sample_batch = _BatchSampler(model, devices.strategy, batch_size, guidance_scales[0], noise_seed, settings)
-    made_by = {"model": model.fingerprint(), **settings._asdict()}
+    sample_batch = _BatchSampler(
+        model, devices.strategy, batch_size, conditions.guidance_scale[0], noise_seed, settings
+    )
+    made_by = {"model": model.fingerprint()[:16], **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
-    label_of = dict(zip(seeds.tolist(), labels.tolist() if model.num_classes is not None else [None] * len(seeds)))
+    label_of = dict.fromkeys(numbers) if model.num_classes is None else dict(zip(numbers, conditions.labels.tolist()))
     wanted = _Wanted(label_of, made_by, model.image_shape)
     with writing(out), _enough_memory(batch_size):
         if out.suffix == ".npz":
@@ -144,7 +148,15 @@ def _generate_folder(folder, wanted, devices, sample_batch, verbose):
 class _BatchSampler:
     """Samples batches of seeds on all replicas, with one traced function, which each calls for its rows."""
 
-    def __init__(self, model, strategy, batch_size, guidance_scale, noise_seed, settings):
+    def __init__(
+        self,
+        model: DiffusionModel,
+        strategy: tf.distribute.Strategy,
+        batch_size: int,
+        guidance_scale: np.float32,
+        noise_seed: int | None,
+        settings: SamplingSettings,
+    ) -> None:
         self._strategy, self._noise_seed = strategy, noise_seed
         self._rows_per_replica = batch_size
         times = settings.times(model.process)
@@ -159,18 +171,18 @@ class _BatchSampler:
         inputs = [tf.TensorSpec([None], tf.int64)] * 3
         self._sample = tf.function(lambda *batch: strategy.run(on_replica, args=batch), inputs, autograph=False)
 
-    def batches(self, seeds):
+    def batches(self, seeds: list[int]) -> list[list[int]]:
         """Lists of seeds, as many as the replicas draw at once."""
         size = self._rows_per_replica * self._strategy.num_replicas_in_sync
         return [seeds[first : first + size] for first in range(0, len(seeds), size)]
 
-    def __call__(self, seeds, labels):
+    def __call__(self, seeds: list[int], labels: list[int | None]) -> np.ndarray:
         """Images, uint8 `[B, H, W, C]`, for the seeds and labels (or None each) of a batch."""
         noise_seeds = [seed if self._noise_seed is None else self._noise_seed for seed in seeds]
-        labels = [label or 0 for label in labels]
+        filled = [label or 0 for label in labels]
         # Every replica gets as many rows: at the end, the last seed again.
         padding = (0, -len(seeds) % self._strategy.num_replicas_in_sync)
-        batch = [tf.constant(np.pad(part, padding, mode="edge"), tf.int64) for part in (seeds, noise_seeds, labels)]
+        batch = [tf.constant(np.pad(part, padding, mode="edge"), tf.int64) for part in (seeds, noise_seeds, filled)]
         # Each worker fetches its own replicas' images, so that none has to wait for another.
         images = self._strategy.experimental_local_results(self._sample(*batch))
         return np.concatenate([part.numpy() for part in images])[: len(seeds)]
@@ -183,7 +195,7 @@ class _Wanted(NamedTuple):
     made_by: dict[str, Any]  # all that an image depends on but its seed and label
     image_shape: tuple[int, int, int]
 
-    def begin(self, folder, worker):
+    def begin(self, folder: pathlib.Path, worker: int) -> None:
         """Makes the folder, or checks that what is in it was made in the same way."""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / SETTINGS_FILE
@@ -197,7 +209,7 @@ class _Wanted(NamedTuple):
             write_atomically(path, lambda path: path.write_text(text), writer=f"-{worker}")
         self._check_settings(folder, path.read_text())
 
-    def check_labels(self, folder, seeds):
+    def check_labels(self, folder: pathlib.Path, seeds: list[int]) -> None:
         """Checks those that the image files of these seeds name."""
         for seed in seeds:
             label = self.label_of[seed]
@@ -206,7 +218,7 @@ class _Wanted(NamedTuple):
                     there = image.info.get("label")
                 _refuse(folder, [f"label of seed {seed} ({there} there, {label} here)"] if there != str(label) else [])
 
-    def check_npz(self, path):
+    def check_npz(self, path: pathlib.Path) -> None:
         """Checks that a file holds these images."""
         try:
             with zipfile.ZipFile(path) as archive:
@@ -219,7 +231,7 @@ class _Wanted(NamedTuple):
         here = {name: values.tolist() for name, values in self._columns().items()}
         _refuse(path, [f"{name}s (another list)" for name in here if there.get(name) != here[name]])
 
-    def write_npz(self, path, folder):
+    def write_npz(self, path: pathlib.Path, folder: pathlib.Path) -> None:
         """Packs a folder's images; as numpy.savez would, but an image at a time."""
         with zipfile.ZipFile(path, "w") as archive:
             archive.comment = json.dumps(self.made_by).encode()  # Where it is in nobody's way.

@@ -75,7 +75,7 @@ def run_workers(command: Sequence[str], num_workers: int, max_restarts: int = 3,
         return _run_once(command, num_workers, output, interruption)
 
 
-def free_ports(count):
+def free_ports(count: int) -> list[int]:
     """Numbers of TCP ports that nothing on this machine listens on."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
@@ -84,7 +84,7 @@ def free_ports(count):
         return [each.getsockname()[1] for each in sockets]
 
 
-def tf_configs(addresses):
+def tf_configs(addresses: Sequence[str]) -> list[str]:
     """The TF_CONFIG of each worker, as text.
 
     Example:

@@ -53,12 +53,12 @@ def main() -> None:
     """Samples, and says where the pictures are."""
     if _NUM_IMAGES.value < 1:
         raise UserError(f"--num_images must be 1 or more. Received: {_NUM_IMAGES.value}")
-    way = _way()
+    method = _chosen_method()
     out, out_dir = _places()
-    if way is _from_seeds and (out_dir or _is_npz(out)):
+    if method is _from_seeds and (out_dir or _is_npz(out)):
         _generate(out, out_dir)
     else:
-        _draw(way, out, out_dir)
+        _draw(method, out, out_dir)
 
 
 def _generate(out, out_dir):
@@ -79,8 +79,8 @@ def _generate(out, out_dir):
     print(f"images: {out_dir}/{_names(seeds)[0]}.png ..." if out_dir else f"images: {out}")
 
 
-def _draw(way, out, out_dir):
-    """In any way, on one device, into a grid and files."""
+def _draw(method, out, out_dir):
+    """By any method, on one device, into a grid and files."""
     if _STRATEGY.value not in ("auto", "one_device") or _REPLICAS.value is not None:
         raise UserError("--strategy and --replicas are for images from seeds into --out_dir or an .npz")
     if _is_npz(out):
@@ -88,7 +88,7 @@ def _draw(way, out, out_dir):
     if out_dir and (out_dir / SETTINGS_FILE).exists():
         raise UserError(f"--out_dir must be another folder: {out_dir} holds images that were made otherwise")
     model = load_model(_MODEL.value, _PRECISION.value)
-    names, images = way(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
+    names, images = method(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:
         _save_grid(images, out)
     if out_dir:
@@ -104,19 +104,19 @@ def _save_grid(images, out):
     print(f"grid: {out}")
 
 
-def _way():
-    """The one way of sampling that the flags ask for: a function of the model and the number of seeds."""
-    ways = {
+def _chosen_method():
+    """The one method of sampling that the flags ask for: a function of the model and the number of seeds."""
+    methods = {
         "noise_seed": (_NOISE_SEED, _from_seeds),
         "interpolate_to": (_INTERPOLATE_TO, _between_seeds),
         "detail_seed": (_DETAIL_SEED, _from_bands),
         "image": (_IMAGE, _from_image),
         "trajectory": (_TRAJECTORY, _trajectory),
     }
-    asked = [name for name, (flag, _) in ways.items() if flag.value not in (None, False)]
+    asked = [name for name, (flag, _) in methods.items() if flag.value not in (None, False)]
     if len(asked) > 1:
         raise UserError(f"give one of --{' and --'.join(asked)}, not both")
-    return ways[asked[0]][1] if asked else _from_seeds
+    return methods[asked[0]][1] if asked else _from_seeds
 
 
 def _from_seeds(model, count):

@@ -149,8 +149,9 @@ def _processes() -> Iterator[tuple[str, Process, tuple[int, int, int]]]:
     """Yields `(name, Process, image_shape)` of the configs, or of the four families as published."""
     for name in _CONFIG.value or []:
         config = load_config(name, _SET.value)
-        size = config.image_shape[:2] if _IMAGE_SIZE.value is None else (_IMAGE_SIZE.value,) * 2
-        yield pathlib.Path(name).stem, build_process(config), (*size, config.data.channels)
+        height, width, channels = config.image_shape
+        shape = _IMAGE_SIZE.value or height, _IMAGE_SIZE.value or width, channels
+        yield pathlib.Path(name).stem, build_process(config), shape
     if not _CONFIG.value:
         size, channels = _IMAGE_SIZE.value or 32, 3 if _IMAGE.value else 1
         for name, process in inspection.families().items():

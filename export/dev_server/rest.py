@@ -1,4 +1,8 @@
-"""The development server's REST side: the paths, status codes and error bodies of TF Serving. aiohttp speaks HTTP."""
+"""The development server's REST side: the paths, status codes and error bodies of TF Serving. aiohttp speaks HTTP.
+
+A refusal is a `ServingError`, whose code becomes the status. A 404 (NOT_FOUND) comes from `model_store` for a model or
+version that is not there, from here for a path that is none, and from a run in which TensorFlow misses something.
+"""
 
 import asyncio
 import json

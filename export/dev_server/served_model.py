@@ -30,7 +30,7 @@ _THREADS = concurrent.futures.ThreadPoolExecutor(4 * (os.cpu_count() or 1), thre
 async def load(
     name: str, version: int, path: Path, metrics: ServerMetrics, scheduler: BatchScheduler | None = None
 ) -> "ServedModel":
-    """A `ServedModel`, warmed up. Whatever goes wrong is a ServingError of one line."""
+    """A `ServedModel`, warmed up. Whatever goes wrong is a ServingError of one line: the version's state, no reply."""
     try:
         model = await asyncio.to_thread(ServedModel, name, version, path, metrics, scheduler)
         await model.warm_up()

@@ -1,4 +1,4 @@
-"""A config's mistakes in words: one line each, with the dotted key, the value and what is allowed."""
+"""Error messages of a config: one line for each mistake, with the dotted key, the value and what is allowed."""
 
 from types import NoneType
 from typing import Any, get_args
@@ -57,10 +57,10 @@ def lines_of(error: ValidationError, model: type[BaseModel]) -> list[str]:
 def _locate(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[Any, type[BaseModel], FieldInfo | None]:
     """The parts of the dotted key, the model that should have it, and its field if it has."""
     name, *rest = loc or ("config",)
-    field = model.model_fields.get(name)
+    field = model.model_fields.get(str(name))
     if field is None or not rest:
         return (name,), model, field
-    section = field.annotation
+    section: Any = field.annotation
     if field.discriminator:
         tag, *rest = rest
         section = next(each for each in get_args(section) if each.model_fields[field.discriminator].default == tag)
@@ -72,8 +72,12 @@ def _line(found: Any, keys: tuple[int | str, ...], section: type[BaseModel], fie
     if kind in ("extra_forbidden", "invalid_key"):
         given = f" (value {show(value)})" if kind == "extra_forbidden" else ""
         return f"{key}: unknown key{given}; allowed: {', '.join(section.model_fields)}"
+    if kind == "model_type":
+        wanted: Any = field.annotation if field else section
+        return problem(key, value, f"a mapping with the keys {', '.join(wanted.model_fields)}")
+    assert field is not None  # All else is wrong with the value of a key that there is.
     if kind.startswith("union_tag"):
-        tag = field.discriminator
+        tag = str(field.discriminator)
         key, names = f"{key}.{tag}", [each.model_fields[tag].default for each in get_args(field.annotation)]
         expected = f"one of {', '.join(names)}"
         return problem(key, value[tag], expected) if tag in value else f"{key}: missing, expected {expected}"
@@ -81,9 +85,6 @@ def _line(found: Any, keys: tuple[int | str, ...], section: type[BaseModel], fie
         return f"{key}: missing, expected {field.description}"
     if kind == "model_attributes_type":
         return problem(key, value, f"a mapping with a {field.discriminator}")
-    if kind == "model_type":
-        names = (field.annotation if field else section).model_fields
-        return problem(key, value, f"a mapping with the keys {', '.join(names)}")
     # "Input should be a valid tuple", "Tuple should have at least 1 item".
     verb, _, expected = found["msg"].partition(" should ")[2].partition(" ")
     expected = expected.replace("tuple", "list") if verb == "be" else f"to {verb} {expected}"

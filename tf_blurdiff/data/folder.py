@@ -33,7 +33,7 @@ class FileNames:
         ['china.jpg', 'flower.jpg']
     """
 
-    def __init__(self, root: str | os.PathLike | None):
+    def __init__(self, root: str | os.PathLike | None) -> None:
         kinds = ", ".join(SUFFIXES)
         self._root = os.path.expanduser(os.fspath(root or ""))
         if not os.path.isdir(self._root):
@@ -92,12 +92,13 @@ class Decoder:
 
     def __init__(
         self, paths: Sequence[str] | FileNames, image_shape: tuple[int, int, int], keep: bool, max_corrupt: int = 0
-    ):
+    ) -> None:
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
         # Its memory is taken up as it is written to.
         self._kept = np.empty((len(paths), *image_shape), np.uint8) if keep else None
         self._is_kept = np.zeros(len(paths) if keep else 0, bool)
-        self._corrupt, self._lock = set(), threading.Lock()
+        self._corrupt: set[int] = set()
+        self._lock = threading.Lock()
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
         if self._kept is None:

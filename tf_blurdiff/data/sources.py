@@ -40,7 +40,7 @@ class Images:
         image_shape: Sequence[int],
         labels: np.ndarray | None = None,
         num_classes: int | None = None,
-    ):
+    ) -> None:
         self._fetch = fetch
         self._failure: DataError | None = None
         self.num_images = num_images

@@ -43,15 +43,20 @@ def logsnr_times(num_steps: int, process: Process) -> np.ndarray:
     if not process.ends_in_noise:
         raise UserError("grid logsnr needs a process that ends in noise; with this one it must be uniform or quadratic")
     log_a, log_sigma = (ops.convert_to_numpy(each) for each in process.noise(np.array([1.0, 0.0], np.float32)))
-    times = ops.convert_to_numpy(process.noise.time_of(np.linspace(*(log_a - log_sigma), num_steps + 1)))
+    highest, lowest = log_a - log_sigma
+    times = ops.convert_to_numpy(process.noise.time_of(np.linspace(highest, lowest, num_steps + 1)))
     # Rounding must not move the ends.
     return np.concatenate([[1.0], times[1:-1], [0.0]]).astype(np.float32)
 
 
-GRIDS = {"uniform": uniform_times, "quadratic": quadratic_times, "logsnr": logsnr_times}
+GRIDS: dict[str, Callable[[int, Process], np.ndarray]] = {
+    "uniform": uniform_times,
+    "quadratic": quadratic_times,
+    "logsnr": logsnr_times,
+}
 
 
-def get_grid(name: str) -> Callable:
+def get_grid(name: str) -> Callable[[int, Process], np.ndarray]:
     """The grid of that name; a UserError lists the names there are."""
     one_of("grid", name, GRIDS)
     return GRIDS[name]

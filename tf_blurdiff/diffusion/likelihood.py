@@ -1,4 +1,4 @@
-"""How many bits a diffusion model needs for an image: the variational bound on its negative log-likelihood.
+"""The variational bound on the negative log-likelihood of images, in bits per dimension.
 
 The bound has three parts, and in the DCT basis the first two are sums over coefficients:
 
@@ -9,7 +9,7 @@ The bound has three parts, and in the DCT basis the first two are sums over coef
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.diffusion.dct import dct2, laplacian_eigenvalues
 from tf_blurdiff.diffusion.grids import get_grid
+from tf_blurdiff.diffusion.predictions import Estimate
 from tf_blurdiff.diffusion.process import Marginal, Process
 from tf_blurdiff.diffusion.stateless_random import fold, normal_by_seed
 from tf_blurdiff.errors import UserError, check_count
@@ -44,6 +45,18 @@ class Bound(NamedTuple):
     spectrum: np.ndarray  # [N, num_bands]: how prior + diffusion is divided among the bands; a row sums to it
 
 
+class BoundArguments(TypedDict, total=False):
+    """Arguments of `bits_per_dimension` that are not of the images or of the model."""
+
+    num_steps: int
+    num_times: int | None
+    grid: str
+    seed: int
+    batch_size: int
+    num_bands: int
+    verbose: bool
+
+
 class _Times(NamedTuple):
     """A grid, how many of its steps are looked at for each image, and the seed that chooses them and the noise."""
 
@@ -61,7 +74,7 @@ class _Times(NamedTuple):
 def bits_per_dimension(
     images: Any,
     process: Process,
-    denoiser: Callable,
+    denoiser: Callable[..., Estimate],
     num_steps: int = 1000,
     num_times: int | None = None,
     grid: str = "logsnr",
@@ -126,7 +139,8 @@ def bits_per_dimension(
         nats = _terms(images, process, denoiser, times, batch_size, conditions, progress)
     # From here on in float64, and in bits per dimension.
     prior, diffusion, reconstruction = (each / (math.log(2.0) * math.prod(images.shape[1:])) for each in nats)
-    bands, number_of_band = _bands(*images.shape[1:3], num_bands)
+    height, width = images.shape[1:3]
+    bands, number_of_band = _bands(height, width, num_bands)
     of_band = np.arange(num_bands) == number_of_band[:, :, None]
     spectrum = np.einsum("bhw,hwk->bk", prior + diffusion, of_band.astype(np.float64))
     prior, diffusion, reconstruction = (each.sum(axis=(1, 2)) for each in (prior, diffusion, reconstruction))

@@ -1,4 +1,4 @@
-"""What the network predicts: the training target, its loss, and the way back to what a step needs.
+"""What the network predicts: the training target, its loss, and the estimate that a sampling step needs.
 
 A prediction is a pair of pure functions in the DCT basis. `at_t` and `at_s` are the process's `Marginal` at time t and
 at the time s < t that a step goes to.
@@ -14,7 +14,7 @@ from tf_blurdiff.errors import UserError, one_of
 
 
 class Estimate(NamedTuple):
-    """What the network says of `z_freq`, each `[B, H, W, C]` in the DCT basis, or None where it does not say.
+    """What the network's output makes of `z_freq`, each `[B, H, W, C]` in the DCT basis; None where it gives none.
 
     `mean_freq` is the expectation of the blurred image at time s, without its noise: `alpha_s x0`.
     """

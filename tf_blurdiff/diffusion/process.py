@@ -5,7 +5,8 @@ float32 and as logarithms: ratios such as `1 / alpha_t` reach 1e5.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import keras
 from keras import ops
@@ -99,7 +100,7 @@ class Process:
         self.has_noise = noise.has_noise
         self.ends_in_noise = noise.ends_in_noise
         self.keeps_every_frequency = min_gain > 0 or dissipation.sigma_blur_max == 0
-        self.num_levels = getattr(dissipation, "num_levels", None)
+        self.num_levels: int | None = getattr(dissipation, "num_levels", None)
 
     def blur_sigma(self, t: Any, width: int) -> Any:
         """Returns the blur's standard deviation in pixels at times t, of t's shape, for an image `width` wide."""
@@ -111,10 +112,12 @@ class Process:
 
     def level_time(self, uniform: Any) -> Any:
         """The time of one of the levels, each as likely as another, for numbers that are uniform in [0, 1)."""
+        assert self.num_levels is not None
         return (ops.floor(uniform * self.num_levels) + 1.0) / self.num_levels
 
     def next_level(self, t: Any) -> Any:
         """The time one level below t; 0 is that of the image itself."""
+        assert self.num_levels is not None
         return ops.maximum(t - 1.0 / self.num_levels, 0.0)
 
     def marginal(self, t: Any, height: int, width: int) -> Marginal:
@@ -159,7 +162,7 @@ class Process:
         mean_freq, variance = posterior_freq(dct2(z_t), dct2(x0), self.marginal(t, *size), self.marginal(s, *size))
         return idct2(mean_freq), variance
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """The schedules and min_gain, as Keras saves them."""
         serialize = keras.saving.serialize_keras_object
         return {
@@ -170,7 +173,7 @@ class Process:
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "Process":
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The inverse of `get_config`."""
         deserialize = keras.saving.deserialize_keras_object
         schedules = {name: deserialize(config[name]) for name in ("noise", "dissipation")}
@@ -263,3 +266,12 @@ def cold(
     """
     dissipation = LogSpacedBlur(sigma_blur_min, sigma_blur_max, num_levels)
     return Process(ConstantNoise(0.0), dissipation, blur_unit=blur_unit)
+
+
+# The families by their names in a config.
+PRESETS: dict[str, Callable[..., Process]] = {
+    "gaussian": gaussian,
+    "blurring": blurring,
+    "heat_dissipation": heat_dissipation,
+    "cold": cold,
+}

@@ -32,8 +32,9 @@ class Step(NamedTuple):
     noise_freq: Any  # standard normal, or 0 where none is wanted
     at_t: Marginal
     at_s: Marginal
-    marginal_of: Callable | None = None  # log(a / sigma) -> the Marginal with that
-    earlier: tuple = ()  # of samplers of a higher order: (answer_freq, at, is_there) of the steps before, newest first
+    marginal_of: Callable[[Any], Marginal] | None = None  # log(a / sigma) -> the Marginal with that
+    # Of samplers of a higher order: (answer_freq, at, is_there) of the steps before, newest first.
+    earlier: tuple[tuple[Any, Marginal, Any], ...] = ()
     eta: float = 0.0  # the noise of "ddim"
     delta: float = 0.0  # the noise of "heat", a standard deviation
 
@@ -212,7 +213,9 @@ def get_sampler(name: str, process: Process | None = None, prediction: str | Non
 
 
 def default_sampler(process: Process, prediction: str) -> str:
-    """The sampler of a model that names none.
+    """The sampler of a model that names none when it is made; a saved model keeps the name.
+
+    Restoring has a default of its own, in `model.restoration`.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -235,13 +238,15 @@ def default_num_steps(process: Process, prediction: str) -> int:
         20
     """
     if get_prediction(prediction).by_level:
+        assert process.num_levels is not None
         return process.num_levels
     return 20 if process.ends_in_noise else 50
 
 
 def default_delta(process: Process, sampler: str) -> float:
     """The standard deviation of what "heat" draws, 1.25 times the process's sigma; 0 for other samplers."""
-    return _DELTA_OVER_SIGMA * process.noise.sigma if sampler == "heat" and not process.ends_in_noise else 0.0
+    noise: Any = process.noise  # Has a sigma where it is the same at all times.
+    return _DELTA_OVER_SIGMA * noise.sigma if sampler == "heat" and not process.ends_in_noise else 0.0
 
 
 class SamplingSettings(NamedTuple):
@@ -263,16 +268,17 @@ def checked_settings(settings: SamplingSettings, process: Process, prediction: s
     sampler, num_steps, grid, eta, delta = settings
     get_sampler(sampler, process, prediction)
     check_count("num_steps", num_steps)
-    get_grid(grid)(1, process)  # Raises where the process has no such times.
-    if not is_number(eta) or not 0.0 <= eta <= 1.0:
-        raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
-    if not is_number(delta) or not 0.0 <= delta < math.inf:
-        raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
+    grid_times = get_grid(grid)
     if get_prediction(prediction).by_level and (num_steps, grid) != (process.num_levels, "uniform"):
         raise UserError(
             f"prediction {prediction!r} goes from level to level: num_steps must be {process.num_levels} and grid "
             f"uniform. Received: {num_steps}, {grid}"
         )
+    grid_times(1, process)  # Raises where the process has no such times.
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
+    if not is_number(delta) or not 0.0 <= delta < math.inf:
+        raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
     for name, value, owner in (("eta", eta, "ddim"), ("delta", delta, "heat")):
         if value and sampler != owner:
             raise UserError(f"{name} is for the sampler {owner}; with {sampler} it must be 0. Received: {value!r}")

@@ -8,7 +8,7 @@ A dissipation schedule gives `blur_sigma`, the blur's standard deviation in the 
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import keras
 import numpy as np
@@ -23,12 +23,15 @@ _LOG_A, _LOG_A_FALL = _EXACT_LOG_A.astype("float32"), np.diff(_EXACT_LOG_A).asty
 class Schedule:
     """A frozen dataclass whose fields are its configuration; a function of times t in [0, 1]."""
 
-    def get_config(self) -> dict:
+    # Each of the classes below is a dataclass; this one is not.
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def get_config(self) -> dict[str, Any]:
         """The fields, as Keras saves them."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_config(cls, config: dict) -> "Schedule":
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The inverse of `get_config`."""
         return cls(**config)
 
@@ -36,8 +39,15 @@ class Schedule:
 class NoiseSchedule(Schedule):
     """t to `(log a_t, log sigma_t)`, each of t's shape."""
 
-    has_noise: bool
-    ends_in_noise: bool
+    @property
+    def has_noise(self) -> bool:
+        """Whether there is noise at t > 0."""
+        raise NotImplementedError
+
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether nothing but noise is left at t = 1."""
+        raise NotImplementedError
 
     def __call__(self, t: Any) -> tuple[Any, Any]:
         """Returns `(log a_t, log sigma_t)`."""

@@ -1,4 +1,4 @@
-"""What is evaluated: models, each with a way to sample from it, and their samples as files."""
+"""What is evaluated: models, each with the settings to sample from it, and their samples as files."""
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -35,7 +35,7 @@ class SampleSettings(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A model with a way to sample from it."""
+    """A model with the settings to sample from it."""
 
     name: str
     path: Path
@@ -83,7 +83,7 @@ def open_candidates(
         model.conditions(labels, samples.guidance_scale, samples.num_images)
         for sampler in samplers:
             for num_steps in nums_steps:
-                sampling = {"sampler": sampler, "num_steps": num_steps, "grid": samples.grid}
+                sampling: dict[str, Any] = {"sampler": sampler, "num_steps": num_steps, "grid": samples.grid}
                 sampling |= {"eta": samples.eta, "delta": samples.delta}
                 settings = model.sampling_settings(**sampling)
                 name = _unused(f"{_stem(path)}-{settings.sampler}-{settings.num_steps}", candidates)

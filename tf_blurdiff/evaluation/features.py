@@ -7,6 +7,7 @@ no published figures to be compared with.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -45,7 +46,7 @@ class FeatureNetwork:
     num_features: int
     preparation: str
     digest: str
-    compute: Callable
+    compute: Callable[[np.ndarray], Any]
     is_fid: bool = False
     remark: str = ""
 
@@ -119,7 +120,7 @@ def _classifier(image_shape, path):
         raise UserError(f"{path} is a classifier of images {classifier.image_shape}. Received: images {image_shape}")
     digest = hashlib.sha256()
     for weight in classifier.get_weights():
-        digest.update(np.ascontiguousarray(weight))
+        digest.update(np.ascontiguousarray(weight).data)
     return FeatureNetwork(
         "classifier",
         classifier.num_features,
@@ -147,7 +148,7 @@ def _efficientnet_lite0(image_shape):
     return FeatureNetwork("efficientnet_lite0", NUM_FEATURES, preparation, digest, compute)
 
 
-FEATURES = {
+FEATURES: dict[str, Callable[..., FeatureNetwork]] = {
     "pixels": _pixels,
     "dct_energies": _dct_energies,
     "efficientnet_lite0": _efficientnet_lite0,

@@ -1,6 +1,8 @@
 """The 2015 Inception graph, whose features the published FIDs are of; from a file that the user has."""
 
 import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ _INPUT, _OUTPUT = "ExpandDims:0", "pool_3:0"
 _RESIZE, _RESIZE_SIZE = "ResizeBilinear", "ResizeBilinear/size"
 
 
-def load_inception(path):
+def load_inception(path: str | os.PathLike) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     """Loads the frozen graph, classify_image_graph_def.pb.
 
     The graph resizes to 299x299 with TensorFlow 1's bilinear operation and maps pixels to (pixel - 128) / 128, as the

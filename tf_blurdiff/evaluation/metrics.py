@@ -6,6 +6,7 @@ Whose features they are belongs to a distance's name: see `features`.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _MIN_VECTORS = 2
 
@@ -32,26 +33,26 @@ class FeatureStatistics:
     Reference: Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983.
     """
 
-    def __init__(self, num_features):
+    def __init__(self, num_features: int) -> None:
         self.count = 0
-        self.mean = np.zeros(num_features)
-        self.scatter = np.zeros((num_features, num_features))
+        self.mean: np.ndarray = np.zeros(num_features)
+        self.scatter: np.ndarray = np.zeros((num_features, num_features))
 
-    def update(self, features):
+    def update(self, features: ArrayLike) -> None:
         """Adds vectors, `[N, D]`."""
-        features = np.asarray(features, np.float64)
-        if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise ValueError(f"Vectors of length {len(self.mean)} are expected. Received: shape {features.shape}")
-        if len(features):
-            mean = features.mean(axis=0)
-            self._add(len(features), mean, (features - mean).T @ (features - mean))
+        vectors = np.asarray(features, np.float64)
+        if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
+            raise ValueError(f"Vectors of length {len(self.mean)} are expected. Received: shape {vectors.shape}")
+        if len(vectors):
+            mean = vectors.mean(axis=0)
+            self._add(len(vectors), mean, (vectors - mean).T @ (vectors - mean))
 
-    def merge(self, other):
+    def merge(self, other: "FeatureStatistics") -> None:
         """Adds the vectors of another `FeatureStatistics`."""
         self._add(other.count, other.mean, other.scatter)
 
     @property
-    def covariance(self):
+    def covariance(self) -> np.ndarray:
         """Unbiased, float64 `[D, D]`; of two vectors or more."""
         if self.count < _MIN_VECTORS:
             raise ValueError(f"A covariance is of at least two vectors. Received: {self.count}")
@@ -67,7 +68,7 @@ class FeatureStatistics:
         self.count = total
 
 
-def frechet_distance(features, other):
+def frechet_distance(features: ArrayLike, other: ArrayLike) -> float:
     """The Frechet distance between two sets of features, taken for Gaussians; computed in float64.
 
     `|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2))`. On Inception features it is what is called FID; on others it is not.
@@ -89,10 +90,13 @@ def frechet_distance(features, other):
     Reference: Dowson and Landau, The Frechet distance between multivariate normal distributions, 1982.
     """
     sets = _checked(features, other, _MIN_VECTORS)
-    return gaussian_frechet_distance(*sum(((x.mean(axis=0), np.atleast_2d(np.cov(x, rowvar=False))) for x in sets), ()))
+    one, two = ((x.mean(axis=0), np.atleast_2d(np.cov(x, rowvar=False))) for x in sets)
+    return gaussian_frechet_distance(*one, *two)
 
 
-def gaussian_frechet_distance(mean, covariance, other_mean, other_covariance):
+def gaussian_frechet_distance(
+    mean: ArrayLike, covariance: ArrayLike, other_mean: ArrayLike, other_covariance: ArrayLike
+) -> float:
     """The Frechet distance between two Gaussians.
 
     Args:
@@ -106,12 +110,12 @@ def gaussian_frechet_distance(mean, covariance, other_mean, other_covariance):
         >>> gaussian_frechet_distance([0.0], [[1.0]], [1.0], [[4.0]])
         2.0
     """
-    mean, other_mean = np.asarray(mean, np.float64), np.asarray(other_mean, np.float64)
+    m_1, c_1, m_2, c_2 = (np.asarray(each, np.float64) for each in (mean, covariance, other_mean, other_covariance))
     # tr (C1 C2)^(1/2) = tr (S C2 S)^(1/2) with S = C1^(1/2), and that matrix is symmetric.
-    values, vectors = np.linalg.eigh(covariance)
+    values, vectors = np.linalg.eigh(c_1)
     root = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other_covariance @ root), 0.0)).sum()
-    distance = np.square(mean - other_mean).sum() + np.trace(covariance) + np.trace(other_covariance) - 2.0 * cross
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ c_2 @ root), 0.0)).sum()
+    distance = np.square(m_1 - m_2).sum() + np.trace(c_1) + np.trace(c_2) - 2.0 * cross
     return max(0.0, float(distance))
 
 
@@ -122,7 +126,9 @@ class KernelDistance(NamedTuple):
     standard_error: float  # of value, over the choice of both sets
 
 
-def kernel_distance(features, other, subset_size=None, seed=0):
+def kernel_distance(
+    features: ArrayLike, other: ArrayLike, subset_size: int | None = None, seed: int = 0
+) -> KernelDistance:
     """The kernel distance between two sets: the unbiased MMD^2 with the kernel `(x . y / D + 1)^3`.
 
     It is the mean over subsets. They are disjoint here, where the paper draws overlapping ones: the expectation is the
@@ -174,7 +180,7 @@ class PrecisionRecall(NamedTuple):
     recall: float  # of the real vectors, those among the generated ones
 
 
-def precision_recall(real, generated, num_neighbours=3):
+def precision_recall(real: ArrayLike, generated: ArrayLike, num_neighbours: int = 3) -> PrecisionRecall:
     """Precision and recall of generated images: how many look real, and how much of what is real they cover.
 
     A vector is among a set if it is within the distance of some vector of that set to its nearest neighbour number
@@ -199,8 +205,8 @@ def precision_recall(real, generated, num_neighbours=3):
     """
     if num_neighbours < 1:
         raise ValueError(f"num_neighbours must be 1 or more. Received: {num_neighbours}")
-    real, generated = _checked(real, generated, num_neighbours + 1)
-    return PrecisionRecall(_share_among(generated, real, num_neighbours), _share_among(real, generated, num_neighbours))
+    x, y = _checked(real, generated, num_neighbours + 1)
+    return PrecisionRecall(_share_among(y, x, num_neighbours), _share_among(x, y, num_neighbours))
 
 
 def _share_among(vectors, others, num_neighbours):
@@ -212,7 +218,7 @@ def _share_among(vectors, others, num_neighbours):
     return float(np.concatenate(list(pairwise_distances_chunked(vectors, others, reduce_func=among))).mean())
 
 
-def nearest_neighbours(vectors, others, count):
+def nearest_neighbours(vectors: ArrayLike, others: ArrayLike | None, count: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of `others`, its nearest vectors, the nearest first.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a report says of how its figures came about: the run, the models and their samples, the feature networks."""
+"""The provenance of a report's figures: the run, the models and their samples, the feature networks."""
 
 import datetime
 import hashlib

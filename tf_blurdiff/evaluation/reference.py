@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -109,7 +109,7 @@ class Reference:
         """Hexadecimal, of every pixel in its place."""
         digest = hashlib.sha256(f"{self.num_images} {self.images.image_shape}".encode())
         for batch in self.batches(what="reading"):
-            digest.update(np.ascontiguousarray(batch))
+            digest.update(np.ascontiguousarray(batch).data)
         return digest.hexdigest()[:16]
 
     def nearest(self, queries: np.ndarray, count: int) -> np.ndarray:
@@ -122,7 +122,9 @@ class Reference:
             [[7], [2]]
         """
         flat = queries.reshape(len(queries), -1).astype(np.float64)
-        best, numbers, first = np.empty((len(flat), 0)), np.empty((len(flat), 0), np.int64), 0
+        best: np.ndarray = np.empty((len(flat), 0))
+        numbers: np.ndarray = np.empty((len(flat), 0), np.int64)
+        first = 0
         for batch in self.batches(what="neighbours"):
             others = batch.reshape(len(batch), -1).astype(np.float64)
             # Whole numbers below 2^53: exact.
@@ -189,7 +191,7 @@ def _read(path):
 
 
 def _write(path, parts):
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for number, (statistics, kept) in enumerate(parts):
         arrays |= {f"kept_{number}": kept, f"count_{number}": statistics.count}
         arrays |= {f"mean_{number}": statistics.mean, f"scatter_{number}": statistics.scatter}

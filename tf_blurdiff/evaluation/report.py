@@ -1,4 +1,4 @@
-"""What an evaluation found, for people and for programs: report.html with pictures, and report.json."""
+"""The report of an evaluation: report.html, with pictures, and report.json for programs."""
 
 import html
 import json

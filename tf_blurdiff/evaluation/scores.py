@@ -1,6 +1,6 @@
 """Scores of samples: their distances to the real images, and the models' bits per dimension."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,7 +162,9 @@ def _neighbours(
     return neighbours
 
 
-def _bits_of_models(candidates, reference, bound, verbose) -> dict[Path, dict[str, Any]]:
+def _bits_of_models(
+    candidates: Iterable[Candidate], reference: Reference, bound: BoundSettings, verbose: bool
+) -> dict[Path, dict[str, Any]]:
     """For each model's path its bound, or why there is none."""
     models = {candidate.path: candidate.model for candidate in candidates}
     return {path: _bits(model, reference, bound, verbose) for path, model in models.items()}

@@ -1,4 +1,4 @@
-"""What a model is given, as arrays of the types that it works with; or an error that says what is allowed."""
+"""Checks of a model's arguments: arrays of the types that it works with, or an error that says what is allowed."""
 
 from typing import Any
 
@@ -57,7 +57,7 @@ def checked_guidance_scale(guidance_scale: Any, label_dropout: float, count: int
     return np.broadcast_to(scale, (count,)).astype(np.float32)
 
 
-def checked_images(images: Any, image_shape: tuple, count: int) -> np.ndarray:
+def checked_images(images: Any, image_shape: tuple[int, ...], count: int) -> np.ndarray:
     """Images as float32 `[count, H, W, C]`, or a UserError."""
     images = np.asarray(images)
     if images.shape != (count, *image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
@@ -66,7 +66,7 @@ def checked_images(images: Any, image_shape: tuple, count: int) -> np.ndarray:
     return images.astype(np.float32)
 
 
-def checked_batch(batch: Any, image_shape: tuple) -> Any:
+def checked_batch(batch: Any, image_shape: tuple[int, ...]) -> Any:
     """A training batch as it is, or a UserError: images `[B, H, W, C]` in [-1, 1], alone or before their labels."""
     images = np.asarray(keras.utils.unpack_x_y_sample_weight(batch)[0])
     if images.shape[1:] != tuple(image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= _NEARLY_ONE).all():

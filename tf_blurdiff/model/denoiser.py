@@ -45,6 +45,10 @@ class SpectralGuard(NamedTuple):
 class InverseProblem(Protocol):
     """One of `diffusion.inverse_problems`."""
 
+    @property
+    def value(self) -> Any:
+        """What was measured, one row an image."""
+
     def consistent(self, x0_freq: Any, variance: Any) -> Any:
         """An estimate that agrees with what was measured."""
 
@@ -61,7 +65,7 @@ class Denoiser:
         no_label: the label of "none" of a model that can be guided; None for one that cannot.
     """
 
-    network: Callable
+    network: Callable[[list[Any]], Any]
     prediction: Prediction
     guard: SpectralGuard | None = None
     takes_labels: bool = False
@@ -109,8 +113,8 @@ class Denoiser:
 
         def guided():
             # One call, on twice the batch.
-            twice = [ops.concatenate([each, each]) for each in (z, t)]
-            both = self._output(*twice, ops.concatenate([labels, ops.full_like(labels, self.no_label)]))
+            z_twice, t_twice = (ops.concatenate([each, each]) for each in (z, t))
+            both = self._output(z_twice, t_twice, ops.concatenate([labels, ops.full_like(labels, self.no_label)]))
             conditional, unconditional = ops.split(both, 2)
             return unconditional + guidance_scale[:, None, None, None] * (conditional - unconditional)
 

@@ -6,13 +6,14 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self, Unpack
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
-from tf_blurdiff.diffusion.likelihood import Bound, bits_per_dimension
+from tf_blurdiff.diffusion.likelihood import Bound, BoundArguments, bits_per_dimension
 from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.diffusion.samplers import (
@@ -28,7 +29,7 @@ from tf_blurdiff.model import learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.networks import expect_summed_gradients, in_precision
+from tf_blurdiff.networks import LayerArguments, expect_summed_gradients, in_precision
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
@@ -96,7 +97,7 @@ class DiffusionModel(keras.Model):
         grid: str | None = None,
         seed: int = 0,
         num_classes: int | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         prediction = default_prediction(process) if prediction is None else prediction
@@ -165,12 +166,12 @@ class DiffusionModel(keras.Model):
         self.built = True
 
     @property
-    def ema_weights(self) -> list:
+    def ema_weights(self) -> list[keras.Variable]:
         """The weights that sampling uses, in the order of the network's: the averages, or its own if none are kept."""
         return self.network.trainable_variables if self.ema_decay is None else self._ema_weights
 
     @property
-    def sampling_variables(self) -> list:
+    def sampling_variables(self) -> list[keras.Variable]:
         """All variables that an image depends on: averaged weights, the data's statistics, the prior."""
         prior = [] if self.process.ends_in_noise else self.prior.variables
         return [*self.ema_weights, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
@@ -189,10 +190,10 @@ class DiffusionModel(keras.Model):
         states = {id(each) for each in network.variables} - {id(each) for each in network.weights}
         for variable in self.sampling_variables:
             if id(variable) not in states:
-                digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)))
+                digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
         return digest.hexdigest()
 
-    def averaged(self) -> "DiffusionModel":
+    def averaged(self) -> Self:
         """A copy that has the averaged weights alone: a file half as large, the same images.
 
         It can be trained further, without averages.
@@ -208,7 +209,7 @@ class DiffusionModel(keras.Model):
             variable.assign(value)
         return copy
 
-    def in_precision(self, precision: str) -> "DiffusionModel":
+    def in_precision(self, precision: str) -> Self:
         """A copy whose network computes in another precision, such as that of the processor that is to sample.
 
         Args:
@@ -227,7 +228,7 @@ class DiffusionModel(keras.Model):
         copy.set_weights(self.get_weights())
         return copy
 
-    def adapt(self, batches: Iterable) -> None:
+    def adapt(self, batches: Iterable[Any]) -> None:
         """Gathers what sampling needs to know of the training images: their DCT statistics, and the prior.
 
         Args:
@@ -247,12 +248,12 @@ class DiffusionModel(keras.Model):
         self.freq_mean.assign(statistics.mean)
         self.freq_std.assign(statistics.std)
 
-    def call(self, inputs: list, training: bool = False, seed: Any = None) -> Any:
+    def call(self, inputs: list[Any], training: bool = False, seed: Any = None) -> Any:
         """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
         arguments = {"training": training, "seed": seed}
         return self.network(inputs, **{name: arguments[name] for name in self._network_takes})
 
-    def ema_call(self, inputs: list) -> Any:
+    def ema_call(self, inputs: list[Any]) -> Any:
         """The network's output with the averaged weights."""
         rest = [variable.value for variable in self.network.non_trainable_variables]
         arguments = {"training": False} if "training" in self._network_takes else {}
@@ -278,7 +279,7 @@ class DiffusionModel(keras.Model):
         return sampling.ReverseProcess(self.process, self.image_shape, self.denoiser, prior)
 
     @property
-    def metrics(self) -> list:
+    def metrics(self) -> list[keras.metrics.Metric]:
         """The mean of the loss."""
         return [self.loss_tracker]
 
@@ -295,40 +296,41 @@ class DiffusionModel(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
         expect_summed_gradients(self.optimizer)
+        in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
         # In no file: what is only of use in training.
-        self.step_guard = learning.StepGuard(scales_loss=self.network.compute_dtype == "float16")
+        self.step_guard = learning.StepGuard(scales_loss=in_float16)
         self.step_record = learning.StepRecord()
 
-    def make_train_function(self, force: bool = False) -> Callable:
+    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
         """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.network.trainable_variables)
         return super().make_train_function(force)
 
-    def train_step(self, data: Any) -> dict:
+    def train_step(self, data: Any) -> dict[str, Any]:
         """One step on this replica's share of the global batch; returns the metrics."""
         self.loss_tracker.update_state(learning.train_step(self, data))
         return self.get_metrics_result()
 
-    def test_step(self, data: Any) -> dict:
+    def test_step(self, data: Any) -> dict[str, Any]:
         """The loss of the averaged weights, with the same draws for every batch."""
         self.loss_tracker.update_state(learning.ema_losses(self, data))
         return self.get_metrics_result()
 
     def sample(
         self,
-        seeds: Any,
+        seeds: ArrayLike,
         num_steps: int | None = None,
         sampler: str | None = None,
         eta: float = 0.0,
-        labels: Any = None,
-        guidance_scale: Any = 1.0,
+        labels: ArrayLike | None = None,
+        guidance_scale: ArrayLike = 1.0,
         *,
         grid: str | None = None,
         delta: float | None = None,
-        noise_seeds: Any = None,
-        images: Any = None,
+        noise_seeds: ArrayLike | None = None,
+        images: ArrayLike | None = None,
         strength: float = 1.0,
         batch_size: int | None = None,
         return_trajectory: bool = False,
@@ -381,8 +383,10 @@ class DiffusionModel(keras.Model):
             verbose=verbose,
         )
 
-    def interpolate(self, first_seed: int, last_seed: int, num_images: int = 8, **sampled: Any) -> np.ndarray:
-        """Images on the way from one seed to another, the seeds' own at the ends.
+    def interpolate(
+        self, first_seed: int, last_seed: int, num_images: int = 8, **sampled: Unpack[sampling.MixtureArguments]
+    ) -> np.ndarray:
+        """Images between two seeds, the seeds' own at the ends.
 
         What is standard normal goes along an arc, so that it stays so: the noise of the steps, and the start of a
         process that ends in noise. Another start goes along a line.
@@ -399,7 +403,13 @@ class DiffusionModel(keras.Model):
         """
         return sampling.interpolate(self, first_seed, last_seed, num_images, **sampled)
 
-    def mix_bands(self, coarse_seeds: Any, detail_seeds: Any, cutoff: float = 0.25, **sampled: Any) -> np.ndarray:
+    def mix_bands(
+        self,
+        coarse_seeds: ArrayLike,
+        detail_seeds: ArrayLike,
+        cutoff: float = 0.25,
+        **sampled: Unpack[sampling.MixtureArguments],
+    ) -> np.ndarray:
         """Images with the coarse structure of one seed's noise and the details of another's.
 
         Args:
@@ -413,7 +423,12 @@ class DiffusionModel(keras.Model):
         return sampling.mix_bands(self, coarse_seeds, detail_seeds, cutoff, **sampled)
 
     def deblur(
-        self, images: Any, blur_sigma: Any, seeds: Any = None, noise_std: Any = ROUNDING_STD, **sampled: Any
+        self,
+        images: ArrayLike,
+        blur_sigma: ArrayLike,
+        seeds: ArrayLike | None = None,
+        noise_std: ArrayLike = ROUNDING_STD,
+        **sampled: Unpack[sampling.RestorationArguments],
     ) -> np.ndarray:
         """Images that, blurred, are the given ones.
 
@@ -445,7 +460,11 @@ class DiffusionModel(keras.Model):
         return restoration.deblur(self, images, blur_sigma, seeds, noise_std, **sampled)
 
     def super_resolve(
-        self, images: Any, seeds: Any = None, noise_std: Any = ROUNDING_STD, **sampled: Any
+        self,
+        images: ArrayLike,
+        seeds: ArrayLike | None = None,
+        noise_std: ArrayLike = ROUNDING_STD,
+        **sampled: Unpack[sampling.RestorationArguments],
     ) -> np.ndarray:
         """Larger images, each square of whose pixels has the mean that a pixel of the given ones is.
 
@@ -462,7 +481,12 @@ class DiffusionModel(keras.Model):
         return restoration.super_resolve(self, images, seeds, noise_std, **sampled)
 
     def inpaint(
-        self, images: Any, mask: Any, seeds: Any = None, noise_std: Any = ROUNDING_STD, **sampled: Any
+        self,
+        images: ArrayLike,
+        mask: ArrayLike,
+        seeds: ArrayLike | None = None,
+        noise_std: ArrayLike = ROUNDING_STD,
+        **sampled: Unpack[sampling.RestorationArguments],
     ) -> np.ndarray:
         """Images with a part filled in.
 
@@ -479,7 +503,9 @@ class DiffusionModel(keras.Model):
         """
         return restoration.inpaint(self, images, mask, seeds, noise_std, **sampled)
 
-    def bits_per_dimension(self, images: Any, labels: Any = None, **settings: Any) -> Bound:
+    def bits_per_dimension(
+        self, images: ArrayLike, labels: ArrayLike | None = None, **settings: Unpack[BoundArguments]
+    ) -> Bound:
         """The variational bound of 8-bit images with the averaged weights, in bits per dimension.
 
         Args:
@@ -494,10 +520,10 @@ class DiffusionModel(keras.Model):
         Raises:
             UserError: for a process that does not end in noise, and for arguments that are not allowed.
         """
-        images = checked_images(images, self.image_shape, len(images))
-        labels = checked_labels(labels, self.num_classes, self.label_dropout, len(images))
-        denoiser = self.denoiser.unguarded()
-        return bits_per_dimension(images, self.process, denoiser, conditions=(labels,), **settings)
+        count = len(np.asarray(images))
+        checked = checked_images(images, self.image_shape, count)
+        conditions = (checked_labels(labels, self.num_classes, self.label_dropout, count),)
+        return bits_per_dimension(checked, self.process, self.denoiser.unguarded(), conditions=conditions, **settings)
 
     def sampling_settings(
         self,
@@ -520,7 +546,7 @@ class DiffusionModel(keras.Model):
         delta = default_delta(self.process, sampler) if delta is None else delta
         return checked_settings(SamplingSettings(sampler, num_steps, grid, eta, delta), self.process, self.prediction)
 
-    def conditions(self, labels: Any, guidance_scale: Any, count: int) -> sampling.Conditions:
+    def conditions(self, labels: ArrayLike | None, guidance_scale: ArrayLike, count: int) -> sampling.Conditions:
         """Labels and guidance scales for `count` images, checked."""
         labels = checked_labels(labels, self.num_classes, self.label_dropout, count)
         return sampling.Conditions(labels, checked_guidance_scale(guidance_scale, self.label_dropout, count))
@@ -533,7 +559,7 @@ class DiffusionModel(keras.Model):
                 "with the training images, or give images"
             )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """All arguments, as Keras saves them."""
         serialize = keras.saving.serialize_keras_object
         own = (
@@ -548,7 +574,7 @@ class DiffusionModel(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "DiffusionModel":
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """The inverse of `get_config`."""
         deserialize = keras.saving.deserialize_keras_object
         parts = {name: deserialize(config[name]) for name in ("network", "process")}

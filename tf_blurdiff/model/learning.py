@@ -224,7 +224,7 @@ def _update_if_finite(model, strategy, gradients, is_finite):
         model.optimizer.iterations.assign_add(1)
         model.step_guard.skipped()
 
-    # The same on every replica.
+    # Of sums over the replicas, so any replica's value is that of all.
     tf.cond(strategy.experimental_local_results(is_finite)[0], update, skip)
 
 

@@ -4,7 +4,7 @@ A process that ends in noise starts from N(0, I). One that only blurs starts fro
 `BlurredPrior` draws that without the data.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import keras
 import numpy as np
@@ -13,6 +13,7 @@ from keras import ops
 from tf_blurdiff.diffusion.dct import dct2
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.networks import LayerArguments
 
 # A standard deviation that is not known: nothing is clipped to it.
 UNKNOWN_STD = 1e30
@@ -56,7 +57,9 @@ def dct_statistics(batches: Any, positions: Any = ((), ())) -> Statistics:
         >>> float(statistics.mean[0, 0, 0]), float(statistics.std[0, 0, 0])
         (2.0, 2.0)
     """
-    count, total, total_of_squares = 0, 0.0, 0.0
+    count = 0
+    total: Any = 0.0
+    total_of_squares: Any = 0.0
     sample = _Sample(_FITTED_IMAGES)
     rows, columns = (np.asarray(each, int) for each in positions)
     for batch in batches:
@@ -78,7 +81,8 @@ class _Sample:
 
     def __init__(self, size: int) -> None:
         self.size, self.stride, self.seen = size, 1, 0
-        self.rows, self.labels = [], []
+        self.rows: list[np.ndarray] = []
+        self.labels: list[Any] = []
 
     def add(self, rows: Any, labels: Any) -> None:
         for number, row in enumerate(rows):
@@ -90,7 +94,7 @@ class _Sample:
         while len(self.rows) >= 2 * self.size:
             self.rows, self.labels, self.stride = self.rows[::2], self.labels[::2], 2 * self.stride
 
-    def arrays(self) -> tuple:
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None]:
         return np.array(self.rows), np.array(self.labels, np.int64) if self.labels else None
 
 
@@ -116,7 +120,13 @@ class BlurredPrior(keras.layers.Layer):
         float32 `[B, H, W, C]`.
     """
 
-    def __init__(self, process: Process, image_shape: tuple, num_classes: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        process: Process,
+        image_shape: tuple[int, int, int],
+        num_classes: int | None = None,
+        **kwargs: Unpack[LayerArguments],
+    ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
         height, width, self.channels = image_shape
         gain = ops.convert_to_numpy(process.marginal([1.0], height, width).alpha)[0, :, :, 0]

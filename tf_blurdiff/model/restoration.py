@@ -4,7 +4,7 @@ The model was not trained for any of this. It samples as it does from nothing, a
 way is made consistent with what is known of it (`diffusion.inverse_problems`).
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -15,13 +15,15 @@ from tf_blurdiff.diffusion.stateless_random import SeededNoise
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model.arguments import checked_images, checked_seeds
 from tf_blurdiff.model.denoiser import InverseProblem
-from tf_blurdiff.model.sampling import draw_images, start_of
+from tf_blurdiff.model.sampling import RestorationArguments, draw_images, start_of
 
 # Steps that draw anew do not carry on what an early estimate got wrong.
-_SETTINGS = {"sampler": "ancestral", "num_steps": 50}
+_SETTINGS: dict[str, Any] = {"sampler": "ancestral", "num_steps": 50}
 
 
-def deblur(model: Any, images: Any, blur_sigma: Any, seeds: Any, noise_std: Any, **sampling: Any) -> np.ndarray:
+def deblur(
+    model: Any, images: Any, blur_sigma: Any, seeds: Any, noise_std: Any, **sampling: Unpack[RestorationArguments]
+) -> np.ndarray:
     """`DiffusionModel.deblur`."""
     images = checked_images(images, model.image_shape, len(images))
     blur_sigma = _checked_column("blur_sigma", blur_sigma, len(images), least=0.0)
@@ -29,13 +31,17 @@ def deblur(model: Any, images: Any, blur_sigma: Any, seeds: Any, noise_std: Any,
     return _restored(model, measured, seeds, sampling)
 
 
-def super_resolve(model: Any, images: Any, seeds: Any, noise_std: Any, **sampling: Any) -> np.ndarray:
+def super_resolve(
+    model: Any, images: Any, seeds: Any, noise_std: Any, **sampling: Unpack[RestorationArguments]
+) -> np.ndarray:
     """`DiffusionModel.super_resolve`."""
     images = checked_images(images, _smaller_shape(np.shape(images), model.image_shape), len(images))
     return _restored(model, Averaged.of(images, _checked_noise_std(noise_std, len(images))), seeds, sampling)
 
 
-def inpaint(model: Any, images: Any, mask: Any, seeds: Any, noise_std: Any, **sampling: Any) -> np.ndarray:
+def inpaint(
+    model: Any, images: Any, mask: Any, seeds: Any, noise_std: Any, **sampling: Unpack[RestorationArguments]
+) -> np.ndarray:
     """`DiffusionModel.inpaint`."""
     images = checked_images(images, model.image_shape, len(images))
     mask = np.asarray(mask)
@@ -58,7 +64,7 @@ def restoration_settings(model: Any) -> SamplingSettings:
     return model.sampling_settings(**_SETTINGS)
 
 
-def _restored(model: Any, measured: InverseProblem, seeds: Any, sampling: dict) -> np.ndarray:
+def _restored(model: Any, measured: InverseProblem, seeds: Any, sampling: RestorationArguments) -> np.ndarray:
     check_restores(model)
     count = len(measured.value)
     seeds = checked_seeds(np.arange(count) if seeds is None else seeds, count=count)

@@ -6,11 +6,12 @@ runs it batch by batch, from whatever it starts.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from tf_blurdiff.diffusion.dct import dct2, idct2, laplacian_eigenvalues
@@ -39,6 +40,26 @@ class Conditions(NamedTuple):
     guidance_scale: Any
 
 
+class RestorationArguments(TypedDict, total=False):
+    """Arguments of `DiffusionModel.sample` that every method of restoring takes too."""
+
+    num_steps: int | None
+    sampler: str | None
+    eta: float
+    labels: ArrayLike | None
+    guidance_scale: ArrayLike
+    grid: str | None
+    batch_size: int | None
+    return_trajectory: bool
+    verbose: bool
+
+
+class MixtureArguments(RestorationArguments, total=False):
+    """Arguments of `DiffusionModel.sample` that images between seeds take too."""
+
+    delta: float | None
+
+
 class ReverseProcess:
     """From noise, or from what blur leaves of the data, to images: traced once for any number of images and steps.
 
@@ -50,7 +71,13 @@ class ReverseProcess:
             the data, for a process that does not end in noise.
     """
 
-    def __init__(self, process: Process, image_shape: tuple, denoiser: Denoiser, prior: Callable | None) -> None:
+    def __init__(
+        self,
+        process: Process,
+        image_shape: tuple[int, int, int],
+        denoiser: Denoiser,
+        prior: Callable[[Any, Any, Any], Any] | None,
+    ) -> None:
         self.process = process
         self.image_shape = image_shape
         self.denoiser = denoiser
@@ -123,6 +150,7 @@ class ReverseProcess:
             return normals
         of_prior, choice = noise.draw(_PRIOR, self.image_shape), noise.draw(_PRIOR_CHOICE, (1,))
         sigma = self.process.marginal([1.0], *self.image_shape[:2]).sigma
+        assert self.prior is not None
         return self.prior(of_prior, choice, labels) + ops.maximum(sigma, _SYMMETRY_BREAKING) * normals
 
     @tf.function(autograph=False)
@@ -132,9 +160,10 @@ class ReverseProcess:
 
     @tf.function(autograph=False)
     def _advance(self, state, noise, conditions, times, first, last, measured, sampler, eta, delta):
+        labels, guidance_scale = conditions
         return run_steps(
             get_sampler(sampler),
-            lambda z_freq, t, at_t, at_s: self.denoiser(z_freq, t, at_t, at_s, *conditions, measured),
+            lambda z_freq, t, at_t, at_s: self.denoiser(z_freq, t, at_t, at_s, labels, guidance_scale, measured),
             self.process,
             lambda i: noise.draw(i + 1, self.image_shape),
             state,
@@ -207,8 +236,10 @@ def draw_images(
         for first_row in range(0, count, batch_size):
             rows = slice(first_row, first_row + batch_size)
             z_freq = start(rows, conditions.labels[rows], times[0])
-            own = [_rows_of(each, rows) for each in (noise, conditions)]
-            states = _states(model.reverse_process, z_freq, *own, times, settings, _rows_of(measured, rows), block)
+            own_noise, own_conditions, own_measured = (_rows_of(each, rows) for each in (noise, conditions, measured))
+            states = _states(
+                model.reverse_process, z_freq, own_noise, own_conditions, times, settings, own_measured, block
+            )
             images = [idct2(z_freq).numpy()] if return_trajectory else []
             for steps, state in states:
                 progress.update(len(z_freq) * steps)
@@ -249,7 +280,12 @@ def images_at_once(model: Any, batch_size: int | None = None) -> int:
 
 
 def sample(
-    model: Any, seeds: Any, noise_seeds: Any = None, images: Any = None, strength: float = 1.0, **sampling: Any
+    model: Any,
+    seeds: Any,
+    noise_seeds: Any = None,
+    images: Any = None,
+    strength: float = 1.0,
+    **sampling: Unpack[MixtureArguments],
 ) -> np.ndarray:
     """`DiffusionModel.sample`."""
     seeds = checked_seeds(seeds)
@@ -272,7 +308,9 @@ def start_of(model: Any, seeds: np.ndarray) -> Callable:
     return lambda rows, labels, t: model.reverse_process.start(SeededNoise(seeds[rows]), labels)
 
 
-def interpolate(model: Any, first_seed: int, last_seed: int, num_images: int, **sampling: Any) -> np.ndarray:
+def interpolate(
+    model: Any, first_seed: int, last_seed: int, num_images: int, **sampling: Unpack[MixtureArguments]
+) -> np.ndarray:
     """`DiffusionModel.interpolate`."""
     ends = checked_seeds([first_seed, last_seed])
     if ends[0] == ends[1] or not isinstance(num_images, (int, np.integer)) or num_images < 2:
@@ -285,7 +323,9 @@ def interpolate(model: Any, first_seed: int, last_seed: int, num_images: int, **
     return _mixture(model, seeds, start_weights, arc, sampling)
 
 
-def mix_bands(model: Any, coarse_seeds: Any, detail_seeds: Any, cutoff: float, **sampling: Any) -> np.ndarray:
+def mix_bands(
+    model: Any, coarse_seeds: Any, detail_seeds: Any, cutoff: float, **sampling: Unpack[MixtureArguments]
+) -> np.ndarray:
     """`DiffusionModel.mix_bands`."""
     coarse_seeds = checked_seeds(coarse_seeds, "coarse_seeds")
     detail_seeds = checked_seeds(detail_seeds, "detail_seeds", len(coarse_seeds))

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-# Of a group.
-LEAST_CHANNELS = 4
+_LEAST_CHANNELS_OF_A_GROUP = 4
 
 
 def number_of_groups(channels: int, max_groups: int) -> int:
@@ -24,7 +23,7 @@ def number_of_groups(channels: int, max_groups: int) -> int:
         8
     """
     most = int(np.gcd(max_groups, channels))
-    fitting = (n for n in range(1, most + 1) if most % n == 0 and channels // n >= LEAST_CHANNELS)
+    fitting = (n for n in range(1, most + 1) if most % n == 0 and channels // n >= _LEAST_CHANNELS_OF_A_GROUP)
     return max(fitting, default=1)
 
 

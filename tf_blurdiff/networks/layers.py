@@ -1,7 +1,7 @@
 """Keras layers: the DCT and the blur, and the U-Net's blocks."""
 
 import math
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import keras
 import numpy as np
@@ -12,6 +12,16 @@ from tf_blurdiff.diffusion.stateless_random import uniform_rows
 from tf_blurdiff.networks.group_norm import group_norm, number_of_groups
 
 register = keras.saving.register_keras_serializable("tf_blurdiff")
+
+
+class LayerArguments(TypedDict, total=False):
+    """What every layer and model of Keras takes beside arguments of its own."""
+
+    name: str | None
+    dtype: Any
+    trainable: bool
+    autocast: bool
+    activity_regularizer: Any
 
 
 def attend(query: Any, key: Any, value: Any) -> Any:
@@ -25,7 +35,7 @@ def attend(query: Any, key: Any, value: Any) -> Any:
 
 class _Float32Layer(keras.layers.Layer):
     # tf.signal.dct takes float32 only; under a mixed policy these layers keep computing in it.
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
 
 
@@ -93,7 +103,7 @@ class Dropout(keras.layers.Layer):
         seed: integer `[2]`; None takes the next of Keras's own seeds, as keras.layers.Dropout does.
     """
 
-    def __init__(self, rate: float, **kwargs: Any) -> None:
+    def __init__(self, rate: float, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**kwargs)
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"The dropout rate must be in [0, 1). Received: {rate}")
@@ -110,7 +120,7 @@ class Dropout(keras.layers.Layer):
         kept = uniform_rows(ops.cast(seed, "int64"), (ops.shape(x)[0], *x.shape[1:])) >= self.rate
         return ops.where(kept, x / (1.0 - self.rate), ops.zeros_like(x))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}
 
 
@@ -136,7 +146,11 @@ class GroupNorm(keras.layers.Layer):
     """
 
     def __init__(
-        self, max_groups: int = 32, epsilon: float = 1e-5, activation: str | None = None, **kwargs: Any
+        self,
+        max_groups: int = 32,
+        epsilon: float = 1e-5,
+        activation: str | None = None,
+        **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**kwargs)
         if activation not in (None, "silu"):
@@ -160,7 +174,7 @@ class GroupNorm(keras.layers.Layer):
             scale, shift = scale * (1.0 + extra_scale), shift * (1.0 + extra_scale) + extra_shift
         return group_norm(x, scale, shift, self.groups, self.epsilon, silu=self.activation == "silu")
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "max_groups": self.max_groups,
@@ -179,7 +193,7 @@ class SelfAttention(keras.layers.Layer):
     Reference: Ho et al., 2020, appendix B; heads of 64 channels: Dhariwal and Nichol, 2021, section 3.
     """
 
-    def __init__(self, head_size: int = 64, **kwargs: Any) -> None:
+    def __init__(self, head_size: int = 64, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**kwargs)
         self.head_size = head_size
         self.norm = GroupNorm(dtype=self.dtype_policy)
@@ -206,7 +220,7 @@ class SelfAttention(keras.layers.Layer):
         attended = self.output_dense(ops.reshape(ops.concatenate(attended, axis=-1), (-1, channels)))
         return x + ops.reshape(attended, (-1, height, width, channels))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "head_size": self.head_size}
 
 
@@ -227,7 +241,9 @@ class ResBlock(keras.layers.Layer):
         training, seed: see `Dropout`.
     """
 
-    def __init__(self, channels: int, dropout: float = 0.0, attention: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self, channels: int, dropout: float = 0.0, attention: bool = False, **kwargs: Unpack[LayerArguments]
+    ) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         self.dropout_rate = dropout
@@ -238,7 +254,7 @@ class ResBlock(keras.layers.Layer):
         self.norm_out = GroupNorm(activation="silu", dtype=dtype)
         self.dropout = Dropout(dropout, dtype=dtype)
         self.conv_out = keras.layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", dtype=dtype)
-        self.projection = None
+        self.projection: keras.layers.Conv2D | None = None
         self.attention = SelfAttention(dtype=dtype) if attention else None
 
     def build(self, x_shape: Any, embedding_shape: Any) -> None:
@@ -266,7 +282,7 @@ class ResBlock(keras.layers.Layer):
     def compute_output_shape(self, x_shape: Any, embedding_shape: Any) -> tuple:
         return (*x_shape[:-1], self.channels)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "channels": self.channels,
@@ -295,7 +311,7 @@ class UpsampleConv(keras.layers.Layer):
     # Along one axis, the place d of the large kernel sees the small one's places where this is 1.
     _SUMS = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], "float32")
 
-    def __init__(self, channels: int, **kwargs: Any) -> None:
+    def __init__(self, channels: int, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**kwargs)
         self.channels = channels
 
@@ -314,7 +330,7 @@ class UpsampleConv(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0], 2 * input_shape[1], 2 * input_shape[2], self.channels)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "channels": self.channels}
 
 
@@ -328,7 +344,7 @@ class TimeEmbedding(_Float32Layer):
     Reference: Vaswani et al., 2017, section 3.5; Ho et al., 2020, appendix B.
     """
 
-    def __init__(self, size: int, **kwargs: Any) -> None:
+    def __init__(self, size: int, **kwargs: Unpack[LayerArguments]) -> None:
         super().__init__(**kwargs)
         if size % 2:
             raise ValueError(f"The size of a time embedding must be even. Received: {size}")
@@ -343,5 +359,5 @@ class TimeEmbedding(_Float32Layer):
         angles = 1000.0 * t[:, None] * frequencies[None, :]
         return ops.concatenate([ops.sin(angles), ops.cos(angles)], axis=-1)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "size": self.size}

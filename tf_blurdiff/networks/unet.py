@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import tensorflow as tf
@@ -10,7 +10,7 @@ from keras import ops
 
 from tf_blurdiff.diffusion.stateless_random import fold
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.networks.layers import GroupNorm, ResBlock, TimeEmbedding, UpsampleConv, register
+from tf_blurdiff.networks.layers import GroupNorm, LayerArguments, ResBlock, TimeEmbedding, UpsampleConv, register
 
 
 @register
@@ -52,6 +52,8 @@ class UNet(keras.Model):
     Training Deep Nets with Sublinear Memory Cost, 2016.
     """
 
+    built: bool
+
     def __init__(
         self,
         image_shape: tuple[int, int, int] = (32, 32, 3),
@@ -62,7 +64,7 @@ class UNet(keras.Model):
         dropout: float = 0.1,
         num_classes: int | None = None,
         rematerialize: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[LayerArguments],
     ) -> None:
         # Times must not be cast to bfloat16 on the way in; every layer casts what it is given.
         super().__init__(**{"autocast": False, **kwargs})
@@ -89,7 +91,7 @@ class UNet(keras.Model):
         self.compute_output_spec(inputs)
         self.built = True
 
-    def call(self, inputs: Any, training: bool = False, seed: Any = None) -> Any:
+    def call(self, inputs: Sequence[Any], training: bool = False, seed: Any = None) -> Any:
         z, *conditions = inputs
         if seed is None and training and self.seed_generator is not None:
             # Dropout that is computed again must drop the same values.
@@ -168,7 +170,7 @@ class UNet(keras.Model):
                 f"multipliers halve the picture {len(self.multipliers) - 1} times. Received: {self.image_shape}"
             )
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "image_shape": self.image_shape,

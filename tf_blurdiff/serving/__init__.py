@@ -1,4 +1,4 @@
-"""The SavedModel for TF Serving, and its proof."""
+"""The SavedModel for TF Serving, and its verification."""
 
 from tf_blurdiff.serving.savedmodel import export_savedmodel
 from tf_blurdiff.serving.verification import verify

@@ -3,12 +3,19 @@
 import datetime
 import hashlib
 import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_blurdiff import __version__
+from tf_blurdiff.diffusion.samplers import SamplingSettings
+from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.serving.signatures import Signature
 
 FOLDER, MANIFEST, KNOWN, WARMUP = "assets.extra", "manifest.json", "known", "tf_serving_warmup_requests"
 _VERSIONS = {
@@ -19,7 +26,9 @@ _VERSIONS = {
 }
 
 
-def write_assets(folder, model, settings, signatures):
+def write_assets(
+    folder: pathlib.Path, model: DiffusionModel, settings: SamplingSettings, signatures: Mapping[str, Signature]
+) -> None:
     """Writes all three.
 
     Args:
@@ -35,12 +44,13 @@ def write_assets(folder, model, settings, signatures):
     for name, answer in known.items():
         # NumPy's own bytes type: a PNG file does not end in NULs, which it would drop.
         feeds = {key: rows.astype(bytes) if rows.dtype == object else rows for key, rows in examples[name].items()}
-        np.savez(folder / KNOWN / f"{name}.npz", image=answer, **{f"input_{key}": rows for key, rows in feeds.items()})
+        arrays: dict[str, Any] = {"image": answer, **{f"input_{key}": rows for key, rows in feeds.items()}}
+        np.savez(folder / KNOWN / f"{name}.npz", **arrays)
     manifest = _manifest(model, settings, signatures, known["serving_default"])
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
 
-def write_warmup(path, examples):
+def write_warmup(path: str | os.PathLike, examples: Mapping[str, Mapping[str, np.ndarray]]) -> None:
     """The file of requests that TF Serving sends itself before it reports a model ready; examples by signature."""
     from tensorflow_serving.apis import prediction_log_pb2
 
@@ -54,7 +64,7 @@ def write_warmup(path, examples):
             writer.write(log.SerializeToString())
 
 
-def read_warmup(path):
+def read_warmup(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """The inverse of `write_warmup`, as pairs; raises tf.errors.OpError or DecodeError for a damaged file."""
     from tensorflow_serving.apis import prediction_log_pb2
 

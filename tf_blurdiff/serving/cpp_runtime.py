@@ -29,7 +29,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +51,9 @@ class _Output(ctypes.Structure):
     _fields_ = [("operation", ctypes.c_void_p), ("index", ctypes.c_int)]
 
 
-def run_in_cpp_runtime(export_dir, runs: list, timeout: float | None = None) -> list:
+def run_in_cpp_runtime(
+    export_dir: str | os.PathLike, runs: list[tuple[dict[str, Any], dict[str, str]]], timeout: float | None = None
+) -> list[dict[str, np.ndarray]]:
     """Loads a SavedModel in a new process with the C++ runtime alone, and runs it.
 
     Args:
@@ -90,7 +94,7 @@ def run_in_cpp_runtime(export_dir, runs: list, timeout: float | None = None) -> 
             return [_read_reply(reply, f"{number}/", fetches) for number, (_, fetches) in enumerate(runs)]
 
 
-def _feed(array: np.ndarray) -> dict:
+def _feed(array: np.ndarray) -> dict[str, Any]:
     if array.dtype == object:
         values = [base64.b64encode(string).decode() for string in array.ravel()]
         return {"dtype": "string", "shape": array.shape, "values": values}
@@ -104,7 +108,7 @@ def _failure(status: int, stderr: str) -> str:
     return own[-1] if own else f"the C++ runtime ended with status {status}: {' '.join(lines[-3:])}"
 
 
-def _read_reply(reply, run: str, fetches) -> dict:
+def _read_reply(reply: Mapping[str, np.ndarray], run: str, fetches: Iterable[str]) -> dict[str, np.ndarray]:
     arrays = {}
     for name in fetches:
         if f"{run}array:{name}" in reply:
@@ -128,7 +132,8 @@ def main(request_path: str, reply_path: str) -> None:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RuntimeError(f"cannot use the request {request_path}: {error!r}") from error
-    runtime, reply = Runtime(load_library(), export_dir), {}
+    runtime = Runtime(load_library(), export_dir)
+    reply: dict[str, Any] = {}
     for number, (feeds, fetches) in enumerate(runs):
         reply |= {f"{number}/{key}": array for key, array in runtime.run(feeds, fetches).items()}
     with open(reply_path, "wb") as file:  # given a path, savez would append .npz to it
@@ -137,7 +142,7 @@ def main(request_path: str, reply_path: str) -> None:
         raise RuntimeError("Python TensorFlow was imported: this run does not show what the C++ runtime does alone")
 
 
-def _feed_array(name: str, feed: dict) -> np.ndarray:
+def _feed_array(name: str, feed: dict[str, Any]) -> np.ndarray:
     allowed = sorted({*_DTYPES.values(), "string"})
     if feed.get("dtype") not in allowed:
         raise RuntimeError(f"feed {name}: dtype must be one of {allowed}. Received: {feed}")
@@ -224,7 +229,7 @@ def _declare(library: ctypes.CDLL) -> None:
 class Runtime:
     """A loaded SavedModel. Nothing is freed: a process of few runs is what it is for."""
 
-    def __init__(self, library: ctypes.CDLL, export_dir: str):
+    def __init__(self, library: ctypes.CDLL, export_dir: str) -> None:
         self._c = library
         self._graph = library.TF_NewGraph()
         self._status = library.TF_NewStatus()
@@ -234,7 +239,7 @@ class Runtime:
         )  # fmt: skip
         self._check(f"cannot load {export_dir}")
 
-    def run(self, feeds: dict, fetches: dict) -> dict:
+    def run(self, feeds: dict[str, np.ndarray], fetches: dict[str, str]) -> dict[str, np.ndarray]:
         """Feeds (tensor name -> array), fetches (name -> tensor name) -> the reply's arrays."""
         inputs = (_Output * len(feeds))(*[self._output(name) for name in feeds])
         values = (ctypes.c_void_p * len(feeds))(*[self._tensor(array) for array in feeds.values()])
@@ -254,9 +259,9 @@ class Runtime:
             raise RuntimeError(f"{what}: {self._c.TF_Message(self._status).decode(errors='replace')}")
 
     def _output(self, tensor_name: str) -> _Output:
-        operation_name, _, index = str(tensor_name).partition(":")
+        operation_name, _, number = str(tensor_name).partition(":")
         operation = self._c.TF_GraphOperationByName(self._graph, operation_name.encode())
-        index = int(index) if index.isdecimal() else 0 if not index else -1
+        index = int(number) if number.isdecimal() else 0 if not number else -1
         # The C API does not check the index itself: a wrong one would be read out of bounds.
         if not operation or not 0 <= index < self._c.TF_OperationNumOutputs(operation):
             raise RuntimeError(f"the graph has no tensor {tensor_name}")
@@ -271,7 +276,7 @@ class Runtime:
         ctypes.memmove(self._c.TF_TensorData(tensor), array.ctypes.data, array.nbytes)
         return tensor
 
-    def _string_tensor(self, array: np.ndarray, dims) -> int:
+    def _string_tensor(self, array: np.ndarray, dims: ctypes.Array) -> int:
         tensor = self._c.TF_AllocateTensor(_STRING, dims, array.ndim, array.size * _STRING_BYTES)
         for number, string in enumerate(array.ravel()):
             place = self._c.TF_TensorData(tensor) + number * _STRING_BYTES
@@ -279,7 +284,7 @@ class Runtime:
             self._c.TF_StringCopy(place, string, len(string))
         return tensor
 
-    def _reply(self, name: str, tensor: int) -> dict:
+    def _reply(self, name: str, tensor: int) -> dict[str, np.ndarray]:
         dtype = self._c.TF_TensorType(tensor)
         shape = [self._c.TF_Dim(tensor, axis) for axis in range(self._c.TF_NumDims(tensor))]
         data, num_bytes = self._c.TF_TensorData(tensor), self._c.TF_TensorByteSize(tensor)
@@ -293,7 +298,7 @@ class Runtime:
         content = ctypes.string_at(data, num_bytes) if num_bytes else b""
         return {f"array:{name}": np.frombuffer(content, _DTYPES[dtype]).reshape(shape)}
 
-    def _strings(self, data: int, num_bytes: int, count: int) -> list:
+    def _strings(self, data: int, num_bytes: int, count: int) -> list[bytes]:
         stride = num_bytes // count if count else 0
         places = [data + i * stride for i in range(count)]
         return [ctypes.string_at(self._c.TF_StringGetDataPointer(p), self._c.TF_StringGetSize(p)) for p in places]

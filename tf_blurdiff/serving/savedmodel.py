@@ -3,13 +3,14 @@
 import os
 import pathlib
 import shutil
+from collections.abc import Collection
 
 import tensorflow as tf
 
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.files import writing
-from tf_blurdiff.model import check_restores
+from tf_blurdiff.model import DiffusionModel, check_restores
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.signatures import make_signatures, restoration_tasks, sampling_task
 
@@ -33,19 +34,19 @@ def _make_served(model, settings, quality_steps, restoration):
 
 
 def export_savedmodel(
-    model,
-    base_dir,
-    version=None,
-    num_steps=None,
-    sampler=None,
-    eta=0.0,
-    grid=None,
-    delta=None,
+    model: DiffusionModel,
+    base_dir: str | os.PathLike,
+    version: int | None = None,
+    num_steps: int | None = None,
+    sampler: str | None = None,
+    eta: float = 0.0,
+    grid: str | None = None,
+    delta: float | None = None,
     *,
-    quality_steps=(),
-    restoration=False,
-    keep=None,
-):
+    quality_steps: Collection[int] = (),
+    restoration: bool = False,
+    keep: int | None = None,
+) -> pathlib.Path:
     """Writes `<base_dir>/<version>/`, complete or not at all, for TF Serving.
 
     Signatures: `serving_default`, seed int64 `[B]` to image uint8 `[B, H, W, C]`; `png`, the same inputs to

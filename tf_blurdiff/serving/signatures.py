@@ -1,18 +1,19 @@
-"""What an export answers: functions of named tensors, traced, that check what they are given.
+"""The signatures of an export: traced functions of named tensors, which check what they are given.
 
 A wrong value is an InvalidArgument whose text names the input and what is allowed. It comes from the graph itself, so
 it is the same in every server.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_blurdiff.data import to_uint8, to_unit_range
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD, Averaged, Blurred, Masked
-from tf_blurdiff.model import Conditions, restoration_settings
+from tf_blurdiff.diffusion.samplers import SamplingSettings
+from tf_blurdiff.model import Conditions, DiffusionModel, restoration_settings
 
 # The known images of an export have these seeds.
 KNOWN_SEEDS = (0, 1, 2, 3)
@@ -27,11 +28,11 @@ class Input(NamedTuple):
     """
 
     dtype: str
-    shape: tuple
+    shape: tuple[int, ...]
     meaning: str
     example: np.ndarray
     allowed: str = ""
-    is_allowed: Callable | None = None
+    is_allowed: Callable[[Any], Any] | None = None
 
 
 class Task(NamedTuple):
@@ -41,25 +42,25 @@ class Task(NamedTuple):
     """
 
     meaning: str
-    inputs: dict
-    draw: Callable
+    inputs: dict[str, Input]
+    draw: Callable[..., Any]
 
 
 class Signature(NamedTuple):
     """A traced function of the inputs in their order, giving `{"image": ...}` or `{"image_bytes": ...}`."""
 
-    function: object
+    function: Any  # a tf.function
     meaning: str
-    inputs: dict
+    inputs: dict[str, Input]
 
 
-def sampling_task(model, settings):
+def sampling_task(model: DiffusionModel, settings: SamplingSettings) -> Task:
     """Images of seeds, with settings of `DiffusionModel.sampling_settings`."""
     inputs = _condition_inputs(model)
     return Task(f"images of seeds: {settings.sampler}, {settings.num_steps} steps", inputs, _draw(model, settings))
 
 
-def restoration_tasks(model, settings, images):
+def restoration_tasks(model: DiffusionModel, settings: SamplingSettings, images: np.ndarray) -> dict[str, Task]:
     """name -> Task: from images to others, with example pictures uint8 `[4, H, W, C]`."""
     shape, conditions = model.image_shape, _condition_inputs(model)
     halves = np.zeros((len(images), *shape[:2], 1), np.uint8)
@@ -103,7 +104,7 @@ def restoration_tasks(model, settings, images):
     return {name: task._replace(inputs=conditions | task.inputs) for name, task in tasks.items()}
 
 
-def make_signatures(name, task):
+def make_signatures(name: str, task: Task) -> tuple[Any, dict[str, Signature]]:
     """The two signatures of a task: `name` of pixels, and `png_` + name of PNG files (`png`, if it is the default).
 
     Returns:
@@ -111,8 +112,8 @@ def make_signatures(name, task):
     """
 
     def images(*values):
-        values = _checked(dict(zip(task.inputs, values)), task.inputs)
-        return task.draw(**{key: _as_floats(key, value) for key, value in values.items()})
+        named = _checked(dict(zip(task.inputs, values)), task.inputs)
+        return task.draw(**{key: _as_floats(key, value) for key, value in named.items()})
 
     images = _traced(images, task.inputs)
     of_files = {_file_name(key, entry): _file_input(entry) for key, entry in task.inputs.items()}

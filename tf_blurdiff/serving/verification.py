@@ -1,5 +1,6 @@
 """Checks an export as a server would see it: in TensorFlow's C++ runtime, without Python TensorFlow, XLA off."""
 
+import os
 import pathlib
 import zipfile
 
@@ -13,7 +14,7 @@ from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.cpp_runtime import run_in_cpp_runtime
 
 
-def verify(export_dir):
+def verify(export_dir: str | os.PathLike) -> int:
     """Runs an export's warm-up requests and its known inputs, and compares the images.
 
     Args:

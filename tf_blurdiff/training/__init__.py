@@ -1,4 +1,4 @@
-"""A training run: the loop, its directory, what it tells."""
+"""A training run: the loop, its directory, its reports."""
 
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.loop import train

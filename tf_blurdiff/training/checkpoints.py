@@ -19,7 +19,7 @@ class Checkpoints:
         keep: how many to keep, the newest.
     """
 
-    def __init__(self, folder: pathlib.Path, variables: Sequence[tf.Variable], keep: int):
+    def __init__(self, folder: pathlib.Path, variables: Sequence[tf.Variable], keep: int) -> None:
         self.folder = folder
         self._keep = keep
         # Variables one by one: TensorFlow does not find those that a Keras model keeps in a list of its own.

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, as a machine sends that is about to be taken away, and Ctrl-C."""
+"""Signals to stop: SIGTERM, as of a machine that is about to be taken away, and Ctrl-C."""
 
 import contextlib
 import signal
@@ -19,7 +19,7 @@ class Interruption:
         'SIGTERM'
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._restore = contextlib.ExitStack()
 

@@ -150,11 +150,11 @@ class Run:
         images: Images,
         devices: Devices,
         verbose: bool = True,
-    ):
+    ) -> None:
         self.config, self.settings = config, config.train
         self.run_dir = run_dir
         self.model, self.images, self.devices = model, images, devices
-        self.report = ChiefReport(run_dir, self.settings.steps, verbose) if devices.is_chief else Report()
+        self.report: Report = ChiefReport(run_dir, self.settings.steps, verbose) if devices.is_chief else Report()
         self.snapshots = Snapshots(run_dir, model, images, self.settings.keep_checkpoints)
 
     def run(self) -> DiffusionModel:
@@ -287,11 +287,11 @@ class Run:
         self.report.log(step, scalars, means["loss_by_time"])
 
     def _save(self, step):
-        if self.devices.is_chief:
+        if isinstance(self.report, ChiefReport):
             self.snapshots.save(step, self.report)
 
     def _draw_samples(self, step):
-        if not self.devices.is_chief:
+        if not isinstance(self.report, ChiefReport):
             return
         count, num_classes = self.config.sample.num_images, self.model.num_classes
         labels = None if num_classes is None else [i % num_classes for i in range(count)]

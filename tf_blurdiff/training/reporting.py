@@ -1,4 +1,4 @@
-"""What a training run tells on its way: a progress bar, metrics.jsonl, TensorBoard."""
+"""Reports of a training run: a progress bar, metrics.jsonl, TensorBoard."""
 
 import contextlib
 import math
@@ -23,7 +23,7 @@ class Report:
         verbose: whether there is someone to show a progress bar to.
     """
 
-    verbose = False
+    verbose: bool = False
 
     def say(self, text: str) -> None:
         """A line on stdout."""
@@ -57,7 +57,7 @@ class ChiefReport(Report):
     What writes raises UserError where it cannot.
     """
 
-    def __init__(self, run_dir: pathlib.Path, total_steps: int, verbose: bool):
+    def __init__(self, run_dir: pathlib.Path, total_steps: int, verbose: bool) -> None:
         self.run_dir = run_dir
         self.total_steps = total_steps
         self.verbose = verbose
@@ -99,7 +99,7 @@ class ChiefReport(Report):
             if value is not None:
                 tf.summary.scalar(name, value, step=step)
         loss = "-" if scalars["loss"] is None else f"{scalars['loss']:.4f}"
-        shown = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
+        shown: dict[str, Any] = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
         if scalars["skipped_steps"]:
             shown["skipped"] = scalars["skipped_steps"]
         self._progress.set_postfix(shown)
@@ -128,8 +128,9 @@ class StepTimer:
         5.0
     """
 
-    def __init__(self):
-        self._blocks, self._traced = [], True
+    def __init__(self) -> None:
+        self._blocks: list[tuple[int, float]] = []
+        self._traced = True
 
     def add(self, steps: int, seconds: float) -> None:
         """Notes a block of steps."""

@@ -64,10 +64,10 @@ def check_config(config: Config, run_dir: pathlib.Path) -> None:
     if not (path.exists() and steps_in(run_dir / "checkpoints")):
         return  # Nothing is there yet that another config could spoil.
     changed = configs.changed_keys(configs.load_config(path), config)
-    changed = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
-    if changed:
+    refused = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
+    if refused:
         raise UserError(
-            f"run directory {run_dir} was begun with another config: {', '.join(changed)}; "
+            f"run directory {run_dir} was begun with another config: {', '.join(refused)}; "
             "expected the same config, or another run directory (--override_config goes on with the new one)"
         )
 
@@ -79,7 +79,7 @@ class MetricsLog:
         path: of the file, which need not be there.
     """
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path) -> None:
         self.path = path
 
     def append(self, row: dict[str, Any]) -> None:

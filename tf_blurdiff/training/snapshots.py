@@ -1,4 +1,4 @@
-"""What a run leaves at each checkpoint: the checkpoint to go on from, model.keras and, of the best, best.keras."""
+"""What a run saves at each checkpoint: the checkpoint to go on from, model.keras and, of the best, best.keras."""
 
 import pathlib
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class Snapshots:
         keep: how many checkpoints to keep beside the best one.
     """
 
-    def __init__(self, run_dir: pathlib.Path, model: DiffusionModel, images: Images, keep: int):
+    def __init__(self, run_dir: pathlib.Path, model: DiffusionModel, images: Images, keep: int) -> None:
         self._run_dir, self._model, self._images = run_dir, model, images
         variables = [*model.variables, *model.optimizer.variables, *model.step_guard.variables]
         self._checkpoints = Checkpoints(run_dir / "checkpoints", [variable.value for variable in variables], keep)

@@ -66,7 +66,7 @@ class SolverErrors(NamedTuple):
 
 
 def forward(processes: Iterable[tuple[str, Process, np.ndarray]], num_images: int, num_frames: int = 0) -> Pictures:
-    """Pictures on their way to t = 1.
+    """Pictures diffused to times from 0 to 1.
 
     Args:
         processes: of each row its name, the process and a picture, float `[H, W, C]` in [-1, 1].
@@ -96,7 +96,7 @@ def schedules(processes: Iterable[tuple[str, Process, int]]) -> Schedules:
 def trajectory(
     model: DiffusionModel, seeds: Sequence[int], num_images: int, labels: Sequence[int] | None = None, **sampling: Any
 ) -> Pictures:
-    """z_t and the estimate of the image on a model's way to each seed's image; arguments as `inspection.trajectory`."""
+    """z_t and the estimate of the image, from noise to each seed's image; arguments as `inspection.trajectory`."""
     steps = inspection.trajectory(model, seeds, num_images, labels, **sampling)
     rows: list[list[np.ndarray | None]] = []
     row_labels = []
@@ -118,7 +118,7 @@ def interpolations(
     labels: Sequence[int] | None = None,
     **sampling: Any,
 ) -> Pictures:
-    """Images on the way from one seed to another, for pairs of seeds, with a label for each pair."""
+    """Images between two seeds, for pairs of seeds, with a label for each pair."""
     rows = {}
     for number, (first, last) in enumerate(pairs):
         repeated = None if labels is None else [labels[number]] * num_images

@@ -1,34 +1,36 @@
-"""What a process or a model does, as numbers to look at: pictures on their way to noise and back, curves, errors.
+"""What a process or a model does, as numbers: diffused pictures, curves over time, trajectories, solver errors.
 
 `plotting.py` draws them.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from keras import ops
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from tf_blurdiff.data import to_uint8
-from tf_blurdiff.diffusion import process as presets
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.process import PRESETS, Process
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.model import DiffusionModel
 
 # Large pictures take memory.
 _TIMES_AT_ONCE = 8
 
 
-def families():
-    """`{name: Process}`: the four presets, each with its published defaults."""
-    names = "gaussian", "blurring", "heat_dissipation", "cold"
-    return {name: getattr(presets, name)() for name in names}
+def families() -> dict[str, Process]:
+    """`{name: Process}`: the presets, each with its published defaults."""
+    return {name: preset() for name, preset in PRESETS.items()}
 
 
-def diffused(process, image, times):
+def diffused(process: Process, image: np.ndarray, times: ArrayLike) -> np.ndarray:
     """What a process makes of one picture; the noise is the same at all times, so that they can be compared.
 
     Args:
@@ -46,8 +48,8 @@ def diffused(process, image, times):
     """
     eps = np.random.default_rng(0).normal(size=(1, *image.shape)).astype(np.float32)
     x0 = tf.constant(image[None], tf.float32)
-    times = np.asarray(times, np.float32)
-    parts = [times[first : first + _TIMES_AT_ONCE] for first in range(0, len(times), _TIMES_AT_ONCE)]
+    all_times = np.asarray(times, np.float32)
+    parts = [all_times[first : first + _TIMES_AT_ONCE] for first in range(0, len(all_times), _TIMES_AT_ONCE)]
     return np.concatenate([to_uint8(process.diffuse(x0, part, eps)).numpy() for part in parts])
 
 
@@ -63,7 +65,7 @@ class Curves(NamedTuple):
     logsnr: np.ndarray  # [T, F]: log(alpha_t^2 / sigma_t^2); infinite without noise
 
 
-def curves(process, width, num_times=201):
+def curves(process: Process, width: int, num_times: int = 201) -> Curves:
     """The `Curves` of a process for images `width` pixels wide, at evenly spaced times.
 
     Example:
@@ -94,10 +96,18 @@ class Trajectory(NamedTuple):
     times: np.ndarray  # [T], decreasing from 1 to 0
     z_t: np.ndarray  # [T, B, H, W, C]
     chosen: np.ndarray  # [S]: places in times, the first and the last among them
-    x0_hat: np.ndarray  # [S - 1, B, H, W, C]: at all chosen times but the last; None if the network says nothing of x0
+    # [S - 1, B, H, W, C]: at all chosen times but the last; None if the network says nothing of x0
+    x0_hat: np.ndarray | None
 
 
-def trajectory(model, seeds, num_times, labels=None, verbose=False, **sampling):
+def trajectory(
+    model: DiffusionModel,
+    seeds: Sequence[int],
+    num_times: int,
+    labels: ArrayLike | None = None,
+    verbose: bool = False,
+    **sampling: Any,
+) -> Trajectory:
     """How a model gets from noise to images.
 
     Args:
@@ -120,13 +130,13 @@ def trajectory(model, seeds, num_times, labels=None, verbose=False, **sampling):
     chosen = np.unique(np.linspace(0, len(times) - 1, num_times).round().astype(int))
     x0_hat = None
     if not get_prediction(model.prediction).by_level:
-        labels = model.conditions(labels, 1.0, len(seeds)).labels
-        estimate = tf.function(lambda z_t, t: estimated_x0(model, z_t, t, labels), autograph=False)
+        checked = model.conditions(labels, 1.0, len(seeds)).labels
+        estimate = tf.function(lambda z_t, t: estimated_x0(model, z_t, t, checked), autograph=False)
         x0_hat = to_uint8(np.stack([estimate(z_t[i], tf.constant(times[i])) for i in chosen[:-1]])).numpy()
     return Trajectory(times, to_uint8(z_t).numpy(), chosen, x0_hat)
 
 
-def estimated_x0(model, z_t, t, labels):
+def estimated_x0(model: DiffusionModel, z_t: Any, t: Any, labels: Any) -> tf.Tensor:
     """What a model takes the image in `z_t` for, float32 `[B, H, W, C]`, not clipped.
 
     Args:
@@ -152,7 +162,15 @@ class SolverError(NamedTuple):
     reference_steps: int
 
 
-def solver_errors(model, seeds, num_steps, reference_steps, grid=None, labels=None, verbose=False):
+def solver_errors(
+    model: DiffusionModel,
+    seeds: Sequence[int],
+    num_steps: Sequence[int],
+    reference_steps: int,
+    grid: str | None = None,
+    labels: ArrayLike | None = None,
+    verbose: bool = False,
+) -> list[SolverError]:
     """How far each deterministic sampler is from its limit, by its number of steps.
 
     ddim and the multistep samplers integrate one differential equation; where all of them are allowed, each is compared
@@ -187,8 +205,7 @@ def solver_errors(model, seeds, num_steps, reference_steps, grid=None, labels=No
     with tqdm(total=len(runs), desc="solvers", unit="run", disable=not verbose) as progress:
         for name, count in runs:
             progress.set_postfix_str(f"{name}, {count} steps")
-            how = {"sampler": name, "num_steps": count, "grid": grid, "eta": 0.0, "delta": 0.0}
-            images[name, count] = model.sample(seeds, labels=labels, **how)
+            images[name, count] = model.sample(seeds, count, name, eta=0.0, labels=labels, grid=grid, delta=0.0)
             progress.update()
     errors = []
     for name, count in runs:
@@ -200,7 +217,7 @@ def solver_errors(model, seeds, num_steps, reference_steps, grid=None, labels=No
     return errors
 
 
-def deterministic_samplers(model):
+def deterministic_samplers(model: DiffusionModel) -> list[str]:
     """Names of the samplers that a model allows, draw no noise and can take any number of steps; a UserError if none
     can."""
     if get_prediction(model.prediction).by_level:

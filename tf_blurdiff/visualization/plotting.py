@@ -7,12 +7,19 @@ colour-blind people can tell apart.
 import csv
 import json
 import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import write_atomically
+from tf_blurdiff.visualization.inspection import Curves, SolverError
+
+if TYPE_CHECKING:  # It takes long to import, and need not be there.
+    from matplotlib.figure import Figure
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 ANIMATION_SUFFIXES = (".gif", ".webp", ".apng")
@@ -30,7 +37,7 @@ _FRAME_TIME, _LAST_FRAME_TIME = 80, 1500
 _LOWEST_LOG = -25.0
 
 
-def check_matplotlib():
+def check_matplotlib() -> None:
     """Raises a UserError where matplotlib is missing, before there is any work for its figures."""
     try:
         import matplotlib  # noqa: F401
@@ -38,10 +45,9 @@ def check_matplotlib():
         raise UserError(f"figures need matplotlib (pip install 'tf_blurdiff[plots]'): {error}") from error
 
 
-# Pictures
-
-
-def sheet(rows, row_labels, column_labels):
+def sheet(
+    rows: Sequence[Sequence[np.ndarray | None]], row_labels: Sequence[str], column_labels: Sequence[str]
+) -> "Figure":
     """Pictures in rows and columns, with labels.
 
     Args:
@@ -78,7 +84,7 @@ def sheet(rows, row_labels, column_labels):
     return figure
 
 
-def frames(sequences, captions):
+def frames(sequences: Mapping[str, np.ndarray], captions: Sequence[str]) -> list[Image.Image]:
     """An animation: sequences of pictures side by side, each under its name.
 
     Args:
@@ -116,10 +122,7 @@ def frames(sequences, captions):
     return images
 
 
-# Curves
-
-
-def schedule_figure(curves_of):
+def schedule_figure(curves_of: Mapping[str, Curves]) -> "Figure":
     """Signal, noise and blur over time, and the log-SNR of some frequencies.
 
     Args:
@@ -133,7 +136,7 @@ def schedule_figure(curves_of):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.0, 2.9 * len(curves_of)), dpi=_CURVES_DPI, layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(curves_of), 1))
+    parts = figure.subfigures(len(curves_of), 1, squeeze=False)[:, 0]
     for part, (name, curves) in zip(parts, curves_of.items()):
         part.suptitle(name, fontweight="bold")
         levels, blur, bands = part.subplots(1, 3, width_ratios=(1.0, 1.0, 1.4))
@@ -160,7 +163,7 @@ def schedule_figure(curves_of):
     return figure
 
 
-def solver_figure(errors):
+def solver_figure(errors: Sequence[SolverError]) -> "Figure":
     """Errors over numbers of steps, both on log scales.
 
     Args:
@@ -179,9 +182,13 @@ def solver_figure(errors):
     axes.set(xscale="log", yscale=yscale, xlabel="steps (calls of the network)")
     for number, sampler in enumerate(dict.fromkeys(error.sampler for error in errors)):
         own = [error for error in errors if error.sampler == sampler]
-        look = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-        label = f"{sampler}, grid {own[0].grid}"
-        axes.plot([error.num_steps for error in own], [error.error for error in own], label=label, **look)
+        axes.plot(
+            [error.num_steps for error in own],
+            [error.error for error in own],
+            label=f"{sampler}, grid {own[0].grid}",
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+        )
     references = {error.reference for error in errors}
     name = references.pop() if len(references) == 1 else "itself"
     axes.set_ylabel(f"root mean square difference\nto {name} in {errors[0].reference_steps} steps")
@@ -194,26 +201,23 @@ def solver_figure(errors):
     return figure
 
 
-# Files: each is written under another name first, so that it is whole or not there
-
-
-def save_figure(figure, path):
+def save_figure(figure: "Figure", path: pathlib.Path) -> None:
     """Writes a matplotlib Figure; the suffix of the pathlib.Path, one of FIGURE_SUFFIXES, says how."""
     write_atomically(path, lambda temporary: figure.savefig(temporary, bbox_inches="tight", pad_inches=0.05))
 
 
-def save_animation(images, path):
+def save_animation(images: Sequence[Image.Image], path: pathlib.Path) -> None:
     """Writes PIL images as an endless animation; the suffix of the pathlib.Path, one of ANIMATION_SUFFIXES, says
     how. The last frame stays longer."""
     times = [_FRAME_TIME] * (len(images) - 1) + [_LAST_FRAME_TIME]
     kind = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}[path.suffix.lower()]
-    arguments = {"save_all": True, "append_images": images[1:], "duration": times, "loop": 0}
+    arguments: dict[str, Any] = {"save_all": True, "append_images": images[1:], "duration": times, "loop": 0}
     if kind == "WEBP":
         arguments["lossless"] = True
     write_atomically(path, lambda temporary: images[0].save(temporary, format=kind, **arguments))
 
 
-def save_table(rows, path):
+def save_table(rows: Sequence[SolverError], path: pathlib.Path) -> None:
     """Writes a list of NamedTuples as .csv, or as .json: a list of objects, numbers that are not finite as null."""
     write_atomically(path, lambda temporary: _write_table([row._asdict() for row in rows], temporary))
 
