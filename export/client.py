@@ -9,15 +9,17 @@ An image depends on its own seed (and label) alone, so any batch size will do. A
 """
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import client_inputs
-import endpoint_flags
+import numpy as np
 from absl import flags
-from command_line import ClientError, run
-from image_grid import decode, save_grid
 from tqdm import tqdm
-from transport import patiently
+
+from endpoint import connection, restoration_inputs
+from endpoint.calls import Image, Inputs, patiently
+from endpoint.command_line import ClientError, run
+from endpoint.image_grid import decode, save_grid
 
 _SEEDS = flags.DEFINE_string("seeds", "0:16", "Seeds: numbers and ranges, 0:4 is 0,1,2,3. Example: 7,9,100:110.")
 _LABELS = flags.DEFINE_string("labels", None, "For a conditional model: one label for all, or as many as seeds.")
@@ -30,7 +32,7 @@ _MAX_IMAGES = 100_000  # a slip like 0:1000000000 would fill the memory before t
 _INT64 = range(-(2**63), 2**63)
 
 
-def parse_numbers(text: str, flag: str) -> list:
+def parse_numbers(text: str, flag: str) -> list[int]:
     """Numbers and half-open ranges, separated by commas: "7,100:103" -> [7, 100, 101, 102]."""
     numbers = []
     for part in text.split(","):
@@ -47,7 +49,7 @@ def parse_numbers(text: str, flag: str) -> list:
     return numbers
 
 
-def parse_labels(text: str | None, num_seeds: int) -> list | None:
+def parse_labels(text: str | None, num_seeds: int) -> list[int] | None:
     """One label a seed, or None for a model without labels."""
     if text is None:
         return None
@@ -57,7 +59,7 @@ def parse_labels(text: str | None, num_seeds: int) -> list | None:
     return labels * (num_seeds // len(labels))
 
 
-def fetch(call, inputs: dict, batch_size: int, wait: float):
+def fetch(call: Callable[[Inputs], list[Image]], inputs: Inputs, batch_size: int, wait: float) -> Iterator[Image]:
     """Yields the image of each row of the inputs, in order, asking for batch_size of them at a time."""
     for start in range(0, len(inputs["seed"]), batch_size):
         batch = {name: values[start : start + batch_size] for name, values in inputs.items()}
@@ -67,14 +69,15 @@ def fetch(call, inputs: dict, batch_size: int, wait: float):
         yield from images
 
 
-def file_names(inputs: dict, pictures: list) -> list:
+def file_names(inputs: Inputs, pictures: list[str]) -> list[str]:
     """The names of single files, one an image, of seed, label and picture; rows that differ elsewhere are numbered."""
     names = [f"seed_{seed}" for seed in inputs["seed"]]
     if "label" in inputs:
         names = [f"{name}_label_{label}" for name, label in zip(names, inputs["label"])]
     if len(set(pictures)) > 1:
         names = [f"{name}_{Path(picture).stem}" for name, picture in zip(names, pictures)]
-    if len(set(names)) < len(set(zip(names, *inputs.values()))):
+    rows = zip(names, *[[np.array(value).tobytes() for value in column] for column in inputs.values()])
+    if len(set(names)) < len(set(rows)):
         names = [f"{row:04d}_{name}" for row, name in enumerate(names)]
     return [f"{name}.png" for name in names]
 
@@ -93,13 +96,13 @@ def main() -> None:
     """What the flags ask for."""
     seeds = parse_numbers(_SEEDS.value, "--seeds")
     labels = parse_labels(_LABELS.value, len(seeds))
-    inputs, signature = endpoint_flags.inputs_for(seeds, labels), endpoint_flags.signature()
+    inputs, signature = connection.inputs_for(seeds, labels), connection.signature()
     out, out_dir = _OUT.value or (None if _OUT_DIR.value else "grid.png"), _OUT_DIR.value
     prepare(out, out_dir)
-    server, given = endpoint_flags.connect(), client_inputs.given_inputs()
-    if client_inputs.are_needed(signature, given):
+    server, given = connection.connect(), restoration_inputs.given_inputs()
+    if restoration_inputs.are_needed(signature, given):
         signatures = patiently(lambda _: server.signatures(), {}, _WAIT.value)
-        inputs = client_inputs.complete(inputs, given, signature, signatures)
+        inputs = restoration_inputs.complete(inputs, given, signature, signatures)
     received, images = fetch(server, inputs, _BATCH_SIZE.value, _WAIT.value), []
     bar = tqdm(received, total=len(seeds), unit="image", disable=None)
     for content, name in zip(bar, file_names(inputs, given.get("image", []))):
@@ -116,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main, flag_modules=[endpoint_flags, client_inputs])
+    run(main, flag_modules=[connection, restoration_inputs])

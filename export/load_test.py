@@ -13,12 +13,13 @@ import random
 import sys
 from pathlib import Path
 
-import endpoint_flags
 from absl import flags
-from command_line import ClientError, run
-from load_levels import PERCENTILES, run_level, worst_difference
 from tqdm import tqdm
-from transport import host_of, is_loopback
+
+from endpoint import connection
+from endpoint.calls import host_of, is_loopback
+from endpoint.command_line import ClientError, run
+from endpoint.load_levels import PERCENTILES, run_level, worst_difference
 
 _CONCURRENCY = flags.DEFINE_list("concurrency", ["1", "2", "4", "8", "16", "32"], "Requests under way at a time.")
 _IMAGES = flags.DEFINE_string("images", "4", "Images a request, a number or a range such as 1-16 to draw from.")
@@ -60,7 +61,7 @@ def _parse_number(text: str, flag: str, most: int) -> int:
 
 def inputs_of(seeds: list) -> dict:
     """A request for these seeds."""
-    return endpoint_flags.inputs_for(seeds, None if _LABEL.value is None else [_LABEL.value] * len(seeds))
+    return connection.inputs_for(seeds, None if _LABEL.value is None else [_LABEL.value] * len(seeds))
 
 
 def draw_requests(rng: random.Random, least: int, most: int):
@@ -72,7 +73,7 @@ def draw_requests(rng: random.Random, least: int, most: int):
 
 def measure(levels: list, least: int, most: int) -> tuple:
     """Runs the levels one after the other -> (what was measured, the worst difference or None)."""
-    clients = [endpoint_flags.connect() for _ in range(max(levels))]
+    clients = [connection.connect() for _ in range(max(levels))]
     clients[0](inputs_of(list(range(most))))  # warms up, and finds the mistakes that all requests would share
     reference = {}
     for start in range(0, _CHECKED_SEEDS if _CHECK.value else 0, most):
@@ -126,11 +127,9 @@ def draw(measured: list, title: str, path: str) -> None:
 
 def check_before(out: str) -> None:
     """Finds the mistakes that would otherwise show after the measurement."""
-    host = host_of(endpoint_flags.address() if "//" in endpoint_flags.address() else f"//{endpoint_flags.address()}")
+    host = host_of(connection.address() if "//" in connection.address() else f"//{connection.address()}")
     if not (is_loopback(host) or _ALLOW_REMOTE.value):
-        raise ClientError(
-            f"{endpoint_flags.address()} is not on this machine: give --allow_remote to load it all the same"
-        )
+        raise ClientError(f"{connection.address()} is not on this machine: give --allow_remote to load it all the same")
     if not out:
         return
     try:
@@ -147,7 +146,7 @@ def main() -> int:
     levels, (least, most) = parse_concurrency(_CONCURRENCY.value), parse_images(_IMAGES.value)
     check_before(_OUT.value)
     measured, worst = measure(levels, least, most)
-    title = f"{endpoint_flags.description()}, images a request: {_IMAGES.value}"
+    title = f"{connection.description()}, images a request: {_IMAGES.value}"
     print(f"{title}\n\n{table(measured)}\n")
     if _OUT.value:
         draw(measured, title, _OUT.value)
@@ -160,4 +159,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main, flag_modules=[endpoint_flags])
+    run(main, flag_modules=[connection])

@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 import tf_blurdiff as bd
-from tests.endpoints import predictions, rest_endpoint
-from tests.servers import EXPORT, Toy, running_server
 from tests.support import commands
+from tests.support.endpoints import predictions, rest_endpoint
+from tests.support.programs import EXPORT
+from tests.support.servers import Toy, server_in_this_process
 from tf_blurdiff.data.pixels import to_uint8
 
 PAGE = (EXPORT / "gallery.html").read_text()
@@ -165,8 +166,7 @@ def test_the_page_shows_the_images_of_its_own_origin(tmp_path):
 @needs_browser
 def test_the_page_shows_the_images_of_another_origin_that_allows_it(tmp_path):
     Toy().save(tmp_path / "toy" / "1")
-    flags = [f"--model_base_path={tmp_path}/toy", "--model_name=digits", "--rest_api_enable_cors_support"]
-    with running_server(*flags) as server:
+    with server_in_this_process(tmp_path / "toy", enable_cors=True) as server:
         page = (EXPORT / "gallery.html").as_uri()  # as a file it has no origin at all
         address = f"{page}?url=http://127.0.0.1:{server.rest}&model=digits&seed=5&count=3"
         shown = page_in_browser(address, tmp_path / "profile")

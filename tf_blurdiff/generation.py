@@ -1,5 +1,6 @@
 """Many images, one for each seed, on all devices and workers, into files; what is there already is not made again.
 
+`sample --out_dir`, `sample --out X.npz` and `evaluate` come here; a grid is drawn by `DiffusionModel.sample`.
 Workers talk to each other through the files alone: each makes its share of the seeds, and one that was stopped can be
 started again while the others go on.
 """
@@ -90,8 +91,8 @@ def generate(
     """
     if model.distribute_strategy is not devices.strategy:
         raise UserError("the model must be made or loaded inside devices.strategy.scope(). Received: one of elsewhere")
-    numbers, out = checked_seeds(seeds), pathlib.Path(out)
-    if len(np.unique(numbers)) < len(numbers):
+    numbers, out = checked_seeds(seeds).tolist(), pathlib.Path(out)
+    if len(set(numbers)) < len(numbers):
         raise UserError(f"seeds must be different from each other. Received: {len(numbers)}, some of them equal")
     settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
     conditions = model.conditions(labels, guidance_scale, len(numbers))
@@ -101,12 +102,12 @@ def generate(
         checked_seeds([noise_seed], "noise_seed")
     batch_size = images_at_once(model, batch_size)
     model.check_prior()
-    scale = conditions.guidance_scale[0]
-    sample_batch = _BatchSampler(model, devices.strategy, batch_size, scale, noise_seed, settings)
-    made_by = {"model": model.fingerprint(), **settings._asdict()}
+    sample_batch = _BatchSampler(
+        model, devices.strategy, batch_size, conditions.guidance_scale[0], noise_seed, settings
+    )
+    made_by = {"model": model.fingerprint()[:16], **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
-    own_labels = [None] * len(numbers) if model.num_classes is None else conditions.labels.tolist()
-    label_of = dict(zip(numbers.tolist(), own_labels))
+    label_of = dict.fromkeys(numbers) if model.num_classes is None else dict(zip(numbers, conditions.labels.tolist()))
     wanted = _Wanted(label_of, made_by, model.image_shape)
     with writing(out), _enough_memory(batch_size):
         if out.suffix == ".npz":

@@ -150,9 +150,8 @@ def _processes() -> Iterator[tuple[str, Process, tuple[int, int, int]]]:
     for name in _CONFIG.value or []:
         config = load_config(name, _SET.value)
         height, width, channels = config.image_shape
-        if _IMAGE_SIZE.value is not None:
-            height = width = _IMAGE_SIZE.value
-        yield pathlib.Path(name).stem, build_process(config), (height, width, channels)
+        shape = _IMAGE_SIZE.value or height, _IMAGE_SIZE.value or width, channels
+        yield pathlib.Path(name).stem, build_process(config), shape
     if not _CONFIG.value:
         size, channels = _IMAGE_SIZE.value or 32, 3 if _IMAGE.value else 1
         for name, process in inspection.families().items():

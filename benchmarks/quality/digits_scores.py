@@ -32,9 +32,7 @@ class Scores:
         self.halves = np.array_split(np.random.default_rng(0).permutation(len(self.pixels)), 2)
         self._networks = [open_features("pixels", images.image_shape), hidden_layer(self.pixels, self.labels)]
         one, other = (self.pixels[half] for half in self.halves)
-        self.floors = {
-            each.name: frechet_distance(each.features(one), each.features(other)) for each in self._networks
-        }
+        self.floors = {each.name: frechet_distance(each.features(one), each.features(other)) for each in self._networks}
 
     def distances(self, images):
         """By each of the features, over its floor; images `[N, 8, 8, 1]` in [-1, 1] are rounded to 8 bits."""

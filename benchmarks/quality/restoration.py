@@ -27,6 +27,7 @@ from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
 from tf_blurdiff.files import writable_file
+from tf_blurdiff.model.restoration import check_restores
 from tf_blurdiff.visualization import plotting
 
 _MODEL = flags.DEFINE_string(
@@ -78,7 +79,7 @@ def main():
 
 def check(model, images):
     """Raises a UserError for what cannot be restored."""
-    model.check_restores()
+    check_restores(model)
     if images.image_shape != model.image_shape:
         raise UserError(
             f"--config: images {model.image_shape}, the model's, are expected. Received: {images.image_shape}"

@@ -8,6 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from tests.support.configs import DIGITS, FOLDER, SMALL, with_values
+from tf_blurdiff import files
 from tf_blurdiff.config import loading, schema
 from tf_blurdiff.config.loading import (
     build_images,
@@ -52,7 +53,7 @@ def test_a_shipped_config_is_of_use(name, tmp_path, monkeypatch):
 def test_configs_inside_the_package_come_first(tmp_path, monkeypatch):
     (tmp_path / "package" / "configs").mkdir(parents=True)
     (tmp_path / "package" / "configs" / "installed.yaml").write_text("data: {source: tfds, name: x, image_size: 32}")
-    monkeypatch.setattr(loading, "__file__", str(tmp_path / "package" / "config" / "loading.py"))
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "package" / "files.py"))
     assert list(shipped_configs()) == ["installed.yaml"]
     assert load_config("installed").data.name == "x"
 

@@ -327,11 +327,11 @@ IMAGES = np.zeros((2, 4, 4, 1), "float32") + 1.0 / 255.0
         ({"images": IMAGES + 2.0}, "images must be 8-bit pixels"),
         ({"images": IMAGES + np.nan}, "images must be 8-bit pixels"),
         ({"conditions": (np.zeros(3),)}, r"conditions must have 2 rows.*shape \(3,\)"),
-        ({"denoise": lambda *_: Estimate(None, None, None)}, "need an estimate of the image"),
+        ({"denoiser": lambda *_: Estimate(None, None, None)}, "need an estimate of the image"),
     ],
 )
 def test_wrong_arguments_are_named(changes, message):
-    arguments = {"images": IMAGES, "process": PROCESSES["gaussian"], "denoise": grey, "num_steps": 10, **changes}
+    arguments = {"images": IMAGES, "process": PROCESSES["gaussian"], "denoiser": grey, "num_steps": 10, **changes}
     with pytest.raises(UserError, match=message):
         bits_per_dimension(**arguments)
 

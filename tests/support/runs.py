@@ -20,7 +20,7 @@ START = ["--config", "digits.yaml", *commands.overrides(commands.TINY)]
 
 def with_small_network(monkeypatch):
     """Makes every config's network a plain small one of Keras, which is traced in a quarter of a U-Net's time."""
-    monkeypatch.setattr("tf_blurdiff.config.schema.build_network", lambda config: small_network())
+    monkeypatch.setattr("tf_blurdiff.config.loading.build_network", lambda config: small_network())
 
 
 def tiny(**settings):

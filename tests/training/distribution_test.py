@@ -24,6 +24,8 @@ from tf_blurdiff.training import loop as training
 SETTINGS = [*commands.TINY, "train.steps=50", "train.sample_every=1000", "train.checkpoint_every=10"]
 # Dropout, and labels that are dropped.
 CONFIG = load_config("digits_labels", SETTINGS)
+# Workers that share two processor cores wait for each other at every step.
+FEW_STEPS = ["train.steps=12", "train.checkpoint_every=6"]
 ENOUGH = 1e-6
 
 
@@ -62,9 +64,11 @@ def workers_command(run_dir, *more):
     return commands.command("train", "--config", "digits_labels.yaml", "--run_dir", run_dir, *settings)
 
 
-def test_two_workers_end_with_the_weights_of_one_device(one_device, tmp_path):
+def test_two_workers_end_with_the_weights_of_one_device(tmp_path):
     """By the launcher's command line, with the chief alone telling what it does."""
-    command = commands.command("launch", "--num_workers", 2, "--", *workers_command(tmp_path / "run"))
+    few_steps = load_config("digits_labels", [*SETTINGS, *FEW_STEPS])
+    one_device = train_on(Devices(tf.distribute.get_strategy()), tmp_path / "one", few_steps)
+    command = commands.command("launch", "--num_workers", 2, "--", *workers_command(tmp_path / "run", *FEW_STEPS))
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert_same_run(tmp_path / "run", one_device)

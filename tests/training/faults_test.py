@@ -171,12 +171,12 @@ def test_loss_scaling_saves_what_float16_would_lose():
             model = make(clip_norm=None)
         finally:
             keras.config.set_dtype_policy("float32")
-        assert model.step_guard.scales_loss
-        model.step_guard.loss_scale.assign(scale)
         for weight in model.network.trainable_variables[-2:]:
             weight.assign(1e-7 * np.ones(weight.shape))
         before = [weight.numpy() for weight in model.network.trainable_variables]
         model.compile(keras.optimizers.SGD(1e4))
+        assert model.step_guard.scales_loss
+        model.step_guard.loss_scale.assign(scale)
         model.train_on_batch(images(8))
         return np.abs(model.network.trainable_variables[0].numpy() - before[0]).max()
 

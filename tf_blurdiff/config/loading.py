@@ -16,6 +16,7 @@ from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
 from tf_blurdiff.config.schema import Config, Data, ProcessSection, Section
 from tf_blurdiff.data import Images, open_images
 from tf_blurdiff.diffusion.process import Process
+from tf_blurdiff.files import shipped_files
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.networks import UNet
 
@@ -108,10 +109,7 @@ def changed_keys(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the package: `{name: path}`."""
-    here = Path(__file__).parents[1]
-    # In a wheel they are inside the package, in a checkout beside it.
-    folder = here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
-    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+    return {path.name: path for path in shipped_files("configs", ".yaml")}
 
 
 def build_process(config: Config) -> Process:

@@ -11,10 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from tf_blurdiff.config.messages import problem, show
 from tf_blurdiff.devices import STRATEGIES
-from tf_blurdiff.diffusion import process as presets
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import LOSSES, PREDICTIONS, default_prediction, get_prediction
-from tf_blurdiff.diffusion.process import BLUR_SCHEDULES, BLUR_UNITS, NOISE_SCHEDULES, Process
+from tf_blurdiff.diffusion.process import BLUR_SCHEDULES, BLUR_UNITS, NOISE_SCHEDULES, PRESETS, Process
 from tf_blurdiff.diffusion.samplers import (
     SAMPLERS,
     SamplingSettings,
@@ -134,7 +133,7 @@ class ProcessSection(Section):
 
     def build(self) -> Process:
         """The `Process`."""
-        return getattr(presets, self.preset)(**self.model_dump(exclude={"preset"}))
+        return PRESETS[self.preset](**self.model_dump(exclude={"preset"}))
 
     @model_validator(mode="after")
     def _check_it_can_be_built(self) -> Self:

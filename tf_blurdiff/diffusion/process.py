@@ -5,6 +5,7 @@ float32 and as logarithms: ratios such as `1 / alpha_t` reach 1e5.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import keras
@@ -265,3 +266,12 @@ def cold(
     """
     dissipation = LogSpacedBlur(sigma_blur_min, sigma_blur_max, num_levels)
     return Process(ConstantNoise(0.0), dissipation, blur_unit=blur_unit)
+
+
+# The families by their names in a config.
+PRESETS: dict[str, Callable[..., Process]] = {
+    "gaussian": gaussian,
+    "blurring": blurring,
+    "heat_dissipation": heat_dissipation,
+    "cold": cold,
+}

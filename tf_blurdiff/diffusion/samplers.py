@@ -213,7 +213,9 @@ def get_sampler(name: str, process: Process | None = None, prediction: str | Non
 
 
 def default_sampler(process: Process, prediction: str) -> str:
-    """The sampler of a model that names none.
+    """The sampler of a model that names none when it is made; a saved model keeps the name.
+
+    Restoring has a default of its own, in `model.restoration`.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -266,16 +268,17 @@ def checked_settings(settings: SamplingSettings, process: Process, prediction: s
     sampler, num_steps, grid, eta, delta = settings
     get_sampler(sampler, process, prediction)
     check_count("num_steps", num_steps)
-    get_grid(grid)(1, process)  # Raises where the process has no such times.
-    if not is_number(eta) or not 0.0 <= eta <= 1.0:
-        raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
-    if not is_number(delta) or not 0.0 <= delta < math.inf:
-        raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
+    grid_times = get_grid(grid)
     if get_prediction(prediction).by_level and (num_steps, grid) != (process.num_levels, "uniform"):
         raise UserError(
             f"prediction {prediction!r} goes from level to level: num_steps must be {process.num_levels} and grid "
             f"uniform. Received: {num_steps}, {grid}"
         )
+    grid_times(1, process)  # Raises where the process has no such times.
+    if not is_number(eta) or not 0.0 <= eta <= 1.0:
+        raise UserError(f"eta must be in [0, 1]. Received: {eta!r}")
+    if not is_number(delta) or not 0.0 <= delta < math.inf:
+        raise UserError(f"delta must be a number of 0 or more. Received: {delta!r}")
     for name, value, owner in (("eta", eta, "ddim"), ("delta", delta, "heat")):
         if value and sampler != owner:
             raise UserError(f"{name} is for the sampler {owner}; with {sampler} it must be 0. Received: {value!r}")

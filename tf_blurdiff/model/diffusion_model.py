@@ -296,8 +296,9 @@ class DiffusionModel(keras.Model):
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
         expect_summed_gradients(self.optimizer)
+        in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
         # In no file: what is only of use in training.
-        self.step_guard = learning.StepGuard(scales_loss=self.network.compute_dtype == "float16")
+        self.step_guard = learning.StepGuard(scales_loss=in_float16)
         self.step_record = learning.StepRecord()
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:

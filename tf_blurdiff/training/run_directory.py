@@ -64,10 +64,10 @@ def check_config(config: Config, run_dir: pathlib.Path) -> None:
     if not (path.exists() and steps_in(run_dir / "checkpoints")):
         return  # Nothing is there yet that another config could spoil.
     changed = configs.changed_keys(configs.load_config(path), config)
-    forbidden = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
-    if forbidden:
+    refused = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
+    if refused:
         raise UserError(
-            f"run directory {run_dir} was begun with another config: {', '.join(forbidden)}; "
+            f"run directory {run_dir} was begun with another config: {', '.join(refused)}; "
             "expected the same config, or another run directory (--override_config goes on with the new one)"
         )
 

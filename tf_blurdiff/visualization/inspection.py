@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from tf_blurdiff.data import to_uint8
-from tf_blurdiff.diffusion import process as presets
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_prediction
-from tf_blurdiff.diffusion.process import Process
+from tf_blurdiff.diffusion.process import PRESETS, Process
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.model import DiffusionModel
@@ -27,9 +26,8 @@ _TIMES_AT_ONCE = 8
 
 
 def families() -> dict[str, Process]:
-    """`{name: Process}`: the four presets, each with its published defaults."""
-    names = "gaussian", "blurring", "heat_dissipation", "cold"
-    return {name: getattr(presets, name)() for name in names}
+    """`{name: Process}`: the presets, each with its published defaults."""
+    return {name: preset() for name, preset in PRESETS.items()}
 
 
 def diffused(process: Process, image: np.ndarray, times: ArrayLike) -> np.ndarray:

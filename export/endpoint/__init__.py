@@ -1,0 +1,1 @@
+"""Calls of a served model by REST or gRPC: addresses, inputs, images, load."""
