@@ -194,3 +194,15 @@ def test_a_keras_that_sums_gradients_in_another_way_is_an_error():
 
     with pytest.raises(RuntimeError, match="sums gradients over replicas in a way"):
         expect_summed_gradients(Optimizer())
+
+
+def test_a_gradient_below_the_bound_stays_as_it_is():
+    def updated(clip_norm):
+        keras.utils.set_random_seed(0)
+        model = make(clip_norm=clip_norm)
+        model.compile(keras.optimizers.SGD(0.1))
+        model.train_on_batch(images(8))
+        return [np.asarray(weight) for weight in model.network.trainable_variables]
+
+    for bounded, free in zip(updated(1e4), updated(None)):
+        np.testing.assert_array_equal(bounded, free)
