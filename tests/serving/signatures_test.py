@@ -96,6 +96,7 @@ def test_the_cpp_runtime_gives_the_known_images_of_all(export_dir):
         ("serving_default", {"label": np.array([0, 4, 1])}, r"label must be in \[0, 3\].*0 4 1"),
         ("serving_default", {"label": np.array([-1, 0, 1])}, r"label must be in \[0, 3\]"),
         ("serving_default", {"label": np.array([1])}, "label must have as many rows as seed"),
+        ("serving_default", {"label": np.array([1, 1, 1, 1])}, "label must have as many rows as seed"),
         ("steps_2", {"guidance_scale": np.array([1, np.nan, 1], "float32")}, "guidance_scale must be 0 or more"),
         (
             "serving_default",
