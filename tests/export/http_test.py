@@ -6,13 +6,13 @@ import http.client
 import json
 import socket
 import subprocess
-import time
+import threading
 
 import numpy as np
 import pytest
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from dev_server import rest
+from dev_server import rest, served_model
 from tests.support.servers import call, expected_images, figures, predict_request
 
 MODEL = "/v1/models/digits"
@@ -195,11 +195,20 @@ def test_a_run_that_takes_too_long_is_given_up_and_goes_on(open_toy_server):
     assert int(figures(open_toy_server)[late]) == before + 1
 
 
-def test_a_long_run_holds_nobody_up(toy_server):
-    long, short = {"instances": [100_000], "signature_name": "count"}, {"instances": [4]}
+def test_a_long_run_holds_nobody_up(toy_server, monkeypatch):
+    run, begun, go_on = served_model.ServedModel._call, threading.Event(), threading.Event()
+
+    def run_when_told(self, signature_name, inputs, wanted):
+        if signature_name == "count":
+            begun.set()
+            assert go_on.wait(20)
+        return run(self, signature_name, inputs, wanted)
+
+    monkeypatch.setattr(served_model.ServedModel, "_call", run_when_told)
     with concurrent.futures.ThreadPoolExecutor() as threads:
-        slow = threads.submit(call, toy_server.rest, "POST", PREDICT, long)
-        time.sleep(0.05)
-        assert call(toy_server.rest, "POST", PREDICT, short)[0] == 200
-        assert not slow.done()
-        assert slow.result(60) == (200, {"predictions": [100_000]})
+        long = {"instances": [3], "signature_name": "count"}
+        answer = threads.submit(call, toy_server.rest, "POST", PREDICT, long)
+        assert begun.wait(60) and call(toy_server.rest, "POST", PREDICT, {"instances": [4]})[0] == 200
+        assert not answer.done()
+        go_on.set()
+        assert answer.result(60) == (200, {"predictions": [3]})
