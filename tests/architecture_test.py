@@ -15,8 +15,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tf_blurdiff"
 # Each runs as `python -m tf_blurdiff.NAME`.
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if "command_line.run(" in path.read_text()}
-PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in ("__init__", "_startup"))
-NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in PATHS}
+# Modules, and the `__init__` of each folder, by the names that they are imported by.
+PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path not in (PACKAGE / "__init__.py", PACKAGE / "_startup.py"))
+NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in PATHS}
 
 
 def order_of_places():
@@ -53,7 +54,7 @@ def test_the_page_names_every_place():
 
 def test_the_page_names_every_module():
     words = set(re.findall(r"\w+", (ROOT / "docs" / "architecture.md").read_text()))
-    assert not {path.stem for path in PATHS} - words
+    assert not {name.split(".")[-1] for name in NAMES.values()} - words
 
 
 @pytest.mark.parametrize("path", PATHS, ids=NAMES.values())

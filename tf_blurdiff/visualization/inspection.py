@@ -203,11 +203,11 @@ def solver_errors(
     for name, count in runs:
         model.sampling_settings(sampler=name, num_steps=count, grid=grid)  # An error comes before the work.
     images = {}
-    with tqdm(total=len(runs), desc="solvers", unit="run", disable=not verbose) as progress:
+    with tqdm(total=sum(count for _, count in runs), desc="solvers", unit="step", disable=not verbose) as progress:
         for name, count in runs:
             progress.set_postfix_str(f"{name}, {count} steps")
             images[name, count] = model.sample(seeds, count, name, eta=0.0, labels=labels, grid=grid, delta=0.0)
-            progress.update()
+            progress.update(count)
     errors = []
     for name, count in runs:
         reference = name if name in references else references[0]
