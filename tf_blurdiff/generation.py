@@ -166,7 +166,10 @@ class _BatchSampler:
             seeds, noise_seeds, labels = (tf.gather(part, rows) for part in batch)
             scales = tf.fill(tf.shape(seeds), guidance_scale)
             conditions = Conditions(labels, scales)
-            return to_uint8(model.reverse_process.draw(seeds, noise_seeds, conditions, times, settings))
+            drawn = model.reverse_process.draw(
+                seeds, noise_seeds, conditions, times, settings, compile=model.compiles
+            )
+            return to_uint8(drawn)
 
         inputs = [tf.TensorSpec([None], tf.int64)] * 3
         self._sample = tf.function(lambda *batch: strategy.run(on_replica, args=batch), inputs, autograph=False)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.configs import DIGITS, FOLDER, SMALL, problems, with_values
 from tf_blurdiff.config import schema
-from tf_blurdiff.config.loading import parse_config
+from tf_blurdiff.config.loading import load_config, parse_config, save_config
 from tf_blurdiff.config.messages import ConfigError
 from tf_blurdiff.config.schema import Config
 from tf_blurdiff.data.sources import open_images
@@ -245,3 +245,10 @@ def test_a_config_allows_what_the_library_allows(values):
         assert allowed == library_allows(built, *choice), (values, choice)
         answers.add(allowed)
     assert answers == {True, False}
+
+
+@pytest.mark.parametrize("text, value", [("on", "on"), ("off", "off"), ("auto", "auto"), ("true", "on")])
+def test_yamls_on_and_off_are_words(text, value, tmp_path):
+    config = load_config("digits", [f"train.compile={text}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert config.train.compile == load_config(tmp_path / "config.yaml").train.compile == value

@@ -37,6 +37,30 @@ def test_what_a_processor_lacks(cpuinfo, name, lacks, tmp_path, monkeypatch):
 def test_another_system_does_not_say(monkeypatch):
     monkeypatch.setattr(precision.platform, "system", lambda: "Darwin")
     assert not precision.processor_lacks("mixed_bfloat16")
+    assert precision.fast_precision() == "float32"
+
+
+@pytest.mark.parametrize(
+    "capabilities, cpuinfo, expected",
+    [
+        ([], AVX2, "float32"),
+        ([], NEWER_X86, "mixed_bfloat16"),
+        ([], "processor : 0\n", "float32"),
+        ([(9, 0)], AVX2, "mixed_bfloat16"),
+        ([(8, 0), (8, 6)], AVX2, "mixed_bfloat16"),
+        ([(9, 0), (7, 5)], NEWER_X86, "float32"),
+        ([None], NEWER_X86, "float32"),
+    ],
+)
+def test_the_fast_precision_of_a_machine(capabilities, cpuinfo, expected, tmp_path, monkeypatch):
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(precision, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(precision.platform, "system", lambda: "Linux")
+    config = precision.tf.config
+    monkeypatch.setattr(config, "list_physical_devices", lambda kind: capabilities)
+    details = lambda gpu: {"device_name": "a card", **({"compute_capability": gpu} if gpu else {})}
+    monkeypatch.setattr(config.experimental, "get_device_details", details)
+    assert precision.fast_precision() == expected
 
 
 def unet(policy):

@@ -11,7 +11,7 @@ from tests.support.runs import START, assert_same_weights, rows_of, steps_of, ti
 from tf_blurdiff.config.loading import load_config, save_config
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.loop import train
-from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked
+from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked, resolved
 
 pytestmark = pytest.mark.usefixtures("small_network")
 
@@ -33,6 +33,17 @@ def test_a_changed_config_is_refused_unless_it_is_asked_for(tmp_path):
     train(changed, tmp_path, verbose=False, override_config=True)
     assert load_config(tmp_path / "config.yaml").train.learning_rate == 1e-3
     np.testing.assert_allclose(rows_of(tmp_path, "loss")[-1]["learning_rate"], 1e-3 * 21 / 101, rtol=1e-5)
+
+
+def test_a_run_keeps_the_precision_that_auto_chose(tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_blurdiff.config.loading.fast_precision", lambda: "mixed_bfloat16")
+    train(tiny(steps=5, precision="auto", checkpoint_every=5), tmp_path, verbose=False)
+    assert load_config(tmp_path / "config.yaml").train.precision == "mixed_bfloat16"
+    monkeypatch.setattr("tf_blurdiff.config.loading.fast_precision", lambda: "float32")  # On another machine.
+    assert resolved(tiny(precision="auto"), tmp_path).train.precision == "mixed_bfloat16"
+    assert resolved(tiny(precision="auto"), tmp_path / "new").train.precision == "float32"
+    with pytest.raises(UserError, match=r"train.precision \(mixed_bfloat16 there, float32 here\)"):
+        train(tiny(precision="float32"), tmp_path)
 
 
 def test_the_command_line_can_ask_for_a_changed_config(trained_run, tmp_path):

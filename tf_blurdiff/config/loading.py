@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
-from tf_blurdiff.config.schema import Config, Data, ProcessSection, Section
+from tf_blurdiff.config.schema import AUTO, Config, Data, ProcessSection, Section
 from tf_blurdiff.data import Images, open_images
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.files import shipped_files
 from tf_blurdiff.model import DiffusionModel
-from tf_blurdiff.networks import UNet
+from tf_blurdiff.networks import UNet, fast_precision
 
 
 class _Decides(NamedTuple):
@@ -112,6 +112,21 @@ def shipped_configs() -> dict[str, Path]:
     return {path.name: path for path in shipped_files("configs", ".yaml")}
 
 
+def with_precision(config: Config, precision: str | None = None) -> Config:
+    """The config with a precision in place of train.precision's `auto`; None: what suits this machine.
+
+    Example:
+        >>> with_precision(load_config("cifar10"), "float32").train.precision
+        'float32'
+        >>> with_precision(load_config("digits"), "mixed_bfloat16").train.precision
+        'float32'
+    """
+    if config.train.precision != AUTO:
+        return config
+    train = config.train.model_copy(update={"precision": precision or fast_precision()})
+    return config.model_copy(update={"train": train})
+
+
 def build_process(config: Config) -> Process:
     """The config's `Process`."""
     return config.process.build()
@@ -120,7 +135,7 @@ def build_process(config: Config) -> Process:
 def build_network(config: Config) -> UNet:
     """The config's `UNet`, untrained."""
     try:
-        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=config.train.precision)
+        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=with_precision(config).train.precision)
         network.build()
     except ValueError as error:
         # Keras puts words of its own in front of a layer's.

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from tf_blurdiff.compilation import CHOICES as COMPILE_CHOICES
 from tf_blurdiff.config.messages import problem, show
 from tf_blurdiff.devices import STRATEGIES
 from tf_blurdiff.diffusion.grids import GRIDS
@@ -24,6 +25,8 @@ from tf_blurdiff.diffusion.samplers import (
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.networks import PRECISIONS
 
+AUTO = "auto"
+
 
 def _one_of(names: Iterable[str]) -> BeforeValidator:
     names = tuple(names)
@@ -34,6 +37,11 @@ def _one_of(names: Iterable[str]) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
+
+
+def _on_or_off(value: Any) -> Any:
+    # YAML's on and off are true and false.
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _checked_size(value: Any) -> Any:
@@ -232,7 +240,12 @@ class Train(Section):
     )
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random in training")
-    precision: Annotated[str, _one_of(PRECISIONS)] = Field("float32", description="of the network's arithmetic")
+    precision: Annotated[str, _one_of((AUTO, *PRECISIONS))] = Field(
+        "float32", description="of the network's arithmetic; auto: mixed_bfloat16 where the device has it, else float32"
+    )
+    compile: Annotated[str, _one_of(COMPILE_CHOICES), BeforeValidator(_on_or_off)] = Field(
+        "auto", description="loss, gradient and sampling through XLA; auto: if there is a GPU"
+    )
     strategy: Annotated[str, _one_of(STRATEGIES)] = Field(
         "auto", description="the devices; auto: TF_CONFIG's workers, else all GPUs, else one device"
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from tf_blurdiff.compilation import compiled
 from tf_blurdiff.diffusion.grids import get_grid
 from tf_blurdiff.diffusion.predictions import Estimate, get_prediction
 from tf_blurdiff.diffusion.process import Marginal, Process, posterior_freq
@@ -304,6 +305,7 @@ def run_steps(
     last: Any,
     eta: float = 0.0,
     delta: float = 0.0,
+    compile: bool = False,
 ) -> tuple:
     """Runs the steps number `first` to `last - 1` of the grid `times`.
 
@@ -317,32 +319,34 @@ def run_steps(
         times: decreasing along the first axis, `[num_steps + 1, 1]`, or `[num_steps + 1, B]` for times of each image.
         first, last: integers, which steps to run.
         eta, delta: the noise of "ddim" and of "heat".
+        compile: whether each step runs through XLA, once compiled for any number of steps.
 
     Returns:
         The state at `times[last]`.
     """
     draws_noise = sampler.draws_noise(eta, delta)
     size = state[0].shape[1:3]
-    final_step = ops.shape(times)[0] - 2
-
-    def marginal(i):
-        return process.marginal(ops.take(times, ops.maximum(i, 0), axis=0), *size)
+    num_steps = ops.shape(times)[0] - 1
 
     def marginal_of(log_a_over_sigma):
         return process.marginal_of(log_a_over_sigma, *size)
 
-    def noise(i):
-        if not draws_noise:
-            return 0.0
-        return ops.cast(i < final_step, "float32") * draw_noise(i)
-
-    def body(i, z_freq, *before):
-        at_t, at_s = marginal(i), marginal(i + 1)
-        t = ops.broadcast_to(ops.take(times, i, axis=0), ops.shape(z_freq)[:1])
+    def step(i, is_final, nearby, z_freq, *before):
+        """Step i, with the times at its end, at its start, and at the starts of the steps before."""
+        at_s, at_t, *at_earlier = [process.marginal(nearby[k], *size) for k in range(len(before) + 2)]
+        t = ops.broadcast_to(nearby[1], ops.shape(z_freq)[:1])
         estimate = denoiser(z_freq, t, at_t, at_s)
-        earlier = tuple((answer, marginal(i - k), i >= k) for k, answer in enumerate(before, start=1))
-        z_s_freq = sampler.step(Step(z_freq, estimate, noise(i), at_t, at_s, marginal_of, earlier, eta, delta))
-        return i + 1, z_s_freq, *(getattr(estimate, sampler.remembers), *before)[: len(before)]
+        noise_freq = ops.where(is_final, 0.0, draw_noise(i)) if draws_noise else 0.0
+        earlier = tuple((answer, at, i >= k) for k, (answer, at) in enumerate(zip(before, at_earlier), start=1))
+        z_s_freq = sampler.step(Step(z_freq, estimate, noise_freq, at_t, at_s, marginal_of, earlier, eta, delta))
+        return z_s_freq, *(getattr(estimate, sampler.remembers), *before)[: len(before)]
+
+    run = compiled(step) if compile else step
+
+    def body(i, *state):
+        # Gathered out here: XLA compiles for shapes, and not anew for another number of steps.
+        nearby = ops.take(times, ops.maximum(i + 1 - ops.arange(len(state) + 1), 0), axis=0)
+        return i + 1, *run(i, i == num_steps - 1, nearby, *state)
 
     start = ops.convert_to_tensor(first, "int32")
     return ops.while_loop(lambda i, *state: i < last, body, (start, *state))[1:]

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
+from tf_blurdiff import compilation
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
 from tf_blurdiff.diffusion.likelihood import Bound, BoundArguments, bits_per_dimension
 from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
@@ -126,8 +127,7 @@ class DiffusionModel(keras.Model):
         self.sampling_settings()  # Checks these three.
         self.seed = seed
         _warn_of_much_blur(process, self.image_shape[1])
-        # XLA draws other random numbers, and on CPUs it costs more than it gives.
-        self.supports_jit = False
+        self.compiles = compilation.is_wanted()
         self.loss_tracker = keras.metrics.Mean(name="loss")
         self._network_takes = {"training", "seed"} & set(inspect.signature(network.call).parameters)
         self._make_variables()
@@ -283,8 +283,14 @@ class DiffusionModel(keras.Model):
         """The mean of the loss."""
         return [self.loss_tracker]
 
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+    def compile(self, optimizer: Any = "rmsprop", jit_compile: bool | str = "auto", **kwargs: Any) -> None:
         """As `keras.Model.compile`; the loss is the model's own, and so is its scaling for float16.
+
+        Args:
+            optimizer: any of Keras.
+            jit_compile: whether a step's loss and gradient, and what `sample` repeats, run through XLA; "auto" if there
+                is a GPU. Results are the same, up to rounding.
+            **kwargs: of `keras.Model.compile`.
 
         Raises:
             UserError: for a loss or metrics, which this model would not use, and for a LossScaleOptimizer.
@@ -292,7 +298,9 @@ class DiffusionModel(keras.Model):
         for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise UserError(f"{name} must be left out: the loss is the model's own, by its loss_type")
-        super().compile(optimizer, **kwargs)
+        # Keras would compile the whole of a step: sums over replicas and the skipping of steps are no work for XLA.
+        super().compile(optimizer, jit_compile=False, **kwargs)
+        self.compiles = compilation.is_wanted({True: "on", False: "off"}.get(jit_compile, jit_compile))
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
         expect_summed_gradients(self.optimizer)

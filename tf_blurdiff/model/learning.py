@@ -4,6 +4,7 @@ All that a step draws is a function of (seed, optimizer.iterations, row of the g
 after a resume, and on any number of replicas.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_blurdiff.compilation import compiled
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, uniform_rows
@@ -141,15 +143,11 @@ def train_step(model: Any, data: Any) -> Any:
     seed = fold([0, model.seed], model.optimizer.iterations)
     t, eps_freq = _drawn_time_and_noise(model, seed, x0)
     label = _with_dropped(model, label, fold(seed, _LABEL))
-    loss_scale = ops.convert_to_tensor(model.step_guard.loss_scale)
-    with tf.GradientTape() as tape:
-        network = lambda inputs: model(inputs, training=True, seed=fold(seed, _DROPOUT))
-        losses = example_losses(model, network, x0, t, eps_freq, label)
-        # Sums over the replicas follow, so each contributes its share of the global mean.
-        share = ops.mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync
-        scaled_share = share * loss_scale
-    weights = model.network.trainable_variables
-    gradients = _dense(tape.gradient(scaled_share, weights), weights)
+    loss_scale = tf.convert_to_tensor(model.step_guard.loss_scale.value)
+    differentiate = functools.partial(_losses_and_gradients, model)
+    if model.compiles:
+        differentiate = compiled(differentiate)
+    losses, share, gradients = differentiate(x0, t, eps_freq, label, fold(seed, _DROPOUT), loss_scale)
     loss, *gradients = _summed_over_replicas([share, *gradients])
     norm = tf.linalg.global_norm(gradients) / loss_scale
     factor = 1.0 / loss_scale
@@ -161,6 +159,18 @@ def train_step(model: Any, data: Any) -> Any:
     tf.distribute.get_replica_context().merge_call(update, args=(gradients, is_finite))
     model.step_record.update(losses, t, norm)
     return losses
+
+
+def _losses_and_gradients(model, x0, t, eps_freq, label, dropout_seed, loss_scale):
+    """A replica's losses `[B]`, its share of the global batch's mean, and the gradients of that, times loss_scale."""
+    with tf.GradientTape() as tape:
+        network = lambda inputs: model(inputs, training=True, seed=dropout_seed)
+        losses = example_losses(model, network, x0, t, eps_freq, label)
+        # Sums over the replicas follow, so each contributes its share of the global mean.
+        share = ops.mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync
+        scaled_share = share * loss_scale
+    weights = model.network.trainable_variables
+    return losses, share, _dense(tape.gradient(scaled_share, weights), weights)
 
 
 def ema_losses(model: Any, data: Any) -> Any:

@@ -4,6 +4,7 @@
 runs it batch by batch, from whatever it starts.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -101,6 +102,7 @@ class ReverseProcess:
         last: Any,
         settings: SamplingSettings,
         measured: InverseProblem | None = None,
+        compile: bool = False,
     ) -> tuple:
         """The state after step `last - 1` of the grid, from that before step `first`.
 
@@ -112,8 +114,9 @@ class ReverseProcess:
             first, last: int32 scalars.
             settings: of them, the sampler with its eta and delta; steps and grid are in times.
             measured: what every estimate of x0 is made consistent with, or None.
+            compile: whether the steps run through XLA.
         """
-        how = settings.sampler, settings.eta, settings.delta
+        how = settings.sampler, settings.eta, settings.delta, compile
         return _traced(self._advance, state, noise, conditions, times, first, last, measured, static=how)
 
     def draw(
@@ -125,12 +128,13 @@ class ReverseProcess:
         settings: SamplingSettings,
         images: Any = None,
         measured: InverseProblem | None = None,
+        compile: bool = False,
     ) -> Any:
         """Whole images, for graphs: what `DiffusionModel.sample` draws, without its checks.
 
         Args:
             seeds, noise_seeds: int64 `[B]`, of the start and of the steps.
-            conditions, times, settings, measured: as in `advance`.
+            conditions, times, settings, measured, compile: as in `advance`. An export is not compiled.
             images: float32 `[B, H, W, C]` in [-1, 1], to start from at times[0]; None for noise or the prior.
 
         Returns:
@@ -140,7 +144,7 @@ class ReverseProcess:
         start = self.start(noise, conditions.labels) if images is None else self.start_from(images, times[0], noise)
         state = first_state(start, get_sampler(settings.sampler))
         whole = tf.constant(0), tf.shape(times)[0] - 1
-        state = self.advance(state, SeededNoise(noise_seeds), conditions, times, *whole, settings, measured)
+        state = self.advance(state, SeededNoise(noise_seeds), conditions, times, *whole, settings, measured, compile)
         return tf.clip_by_value(idct2(state[0]), -1.0, 1.0)
 
     @tf.function(autograph=False)
@@ -159,7 +163,7 @@ class ReverseProcess:
         return at_t.alpha * dct2(images) + at_t.sigma * noise.draw(_NOISE_AT_START, self.image_shape)
 
     @tf.function(autograph=False)
-    def _advance(self, state, noise, conditions, times, first, last, measured, sampler, eta, delta):
+    def _advance(self, state, noise, conditions, times, first, last, measured, sampler, eta, delta, compile):
         labels, guidance_scale = conditions
         return run_steps(
             get_sampler(sampler),
@@ -172,6 +176,7 @@ class ReverseProcess:
             last,
             eta,
             delta,
+            compile,
         )
 
 
@@ -237,9 +242,7 @@ def draw_images(
             rows = slice(first_row, first_row + batch_size)
             z_freq = start(rows, conditions.labels[rows], times[0])
             own_noise, own_conditions, own_measured = (_rows_of(each, rows) for each in (noise, conditions, measured))
-            states = _states(
-                model.reverse_process, z_freq, own_noise, own_conditions, times, settings, own_measured, block
-            )
+            states = _states(model, z_freq, own_noise, own_conditions, times, settings, own_measured, block)
             images = [idct2(z_freq).numpy()] if return_trajectory else []
             for steps, state in states:
                 progress.update(len(z_freq) * steps)
@@ -250,12 +253,13 @@ def draw_images(
     return np.stack(images) if return_trajectory else np.clip(images[0], -1.0, 1.0)
 
 
-def _states(reverse, z_freq, noise, conditions, times, settings, measured, block):
+def _states(model, z_freq, noise, conditions, times, settings, measured, block):
     """The steps taken and the state, after each block of steps."""
+    advance = functools.partial(model.reverse_process.advance, compile=model.compiles)
     state, num_steps = first_state(z_freq, get_sampler(settings.sampler)), len(times) - 1
     for first in range(0, num_steps, block):
         last = min(first + block, num_steps)
-        state = reverse.advance(state, noise, conditions, times, first, last, settings, measured)
+        state = advance(state, noise, conditions, times, first, last, settings, measured)
         yield last - first, state
 
 

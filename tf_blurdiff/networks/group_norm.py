@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_blurdiff.compilation import is_compiling
+
 _LEAST_CHANNELS_OF_A_GROUP = 4
 
 
@@ -84,9 +86,15 @@ def group_norm(x: Any, scale: Any, shift: Any, groups: int, epsilon: float, silu
 def _statistics(x, size, by_group, epsilon):
     # Of a channel first, then of its group, [B, groups, 1] each.
     mean = _mean_of_group(tf.reshape(tf.reduce_mean(x, axis=(1, 2)), by_group))
-    norm = tf.reshape(tf.math.reduce_euclidean_norm(x, axis=(1, 2)), by_group)
-    mean_square = _mean_of_group(tf.square(norm)) / size
+    mean_square = _mean_of_group(tf.reshape(_sum_of_squares(x), by_group)) / size
     return mean, tf.math.rsqrt(tf.maximum(mean_square - tf.square(mean), 0.0) + epsilon)
+
+
+def _sum_of_squares(x):
+    # XLA has no Euclidean norm, and makes one pass of the two by itself.
+    if is_compiling():
+        return tf.reduce_sum(tf.square(x), axis=(1, 2))
+    return tf.square(tf.math.reduce_euclidean_norm(x, axis=(1, 2)))
 
 
 def _mean_of_group(values):

@@ -1,10 +1,11 @@
-"""The precision of the network's arithmetic: which there are, and which this processor has."""
+"""The precision of the network's arithmetic: which there are, and which this machine has."""
 
 import platform
 import re
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from tf_blurdiff.errors import UserError, one_of
 
@@ -15,6 +16,8 @@ _INSTRUCTIONS = {
     "mixed_float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
 }
 _CPUINFO = Path("/proc/cpuinfo")
+# NVIDIA's Ampere is the first with bfloat16.
+_BFLOAT16_CAPABILITY = (8, 0)
 
 
 def processor_lacks(precision: str) -> bool:
@@ -26,10 +29,32 @@ def processor_lacks(precision: str) -> bool:
         >>> processor_lacks("float32")
         False
     """
-    if precision not in _INSTRUCTIONS or platform.system() != "Linux":
-        return False
+    flags = _processor_flags()
+    return precision in _INSTRUCTIONS and flags is not None and not _INSTRUCTIONS[precision] & flags
+
+
+def fast_precision() -> str:
+    """mixed_bfloat16 where all GPUs, or without one the processor, are known to have it; else float32.
+
+    Example:
+        >>> fast_precision() in ("float32", "mixed_bfloat16")
+        True
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capabilities = [tf.config.experimental.get_device_details(gpu).get("compute_capability") for gpu in gpus]
+        has_bfloat16 = all(each and each >= _BFLOAT16_CAPABILITY for each in capabilities)
+    else:
+        has_bfloat16 = bool(_INSTRUCTIONS["mixed_bfloat16"] & (_processor_flags() or set()))
+    return "mixed_bfloat16" if has_bfloat16 else "float32"
+
+
+def _processor_flags():
+    """What Linux says that the processor has, or None where nobody says."""
+    if platform.system() != "Linux":
+        return None
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE)
-    return flags is not None and not _INSTRUCTIONS[precision] & set(flags.group(1).split())
+    return flags and set(flags.group(1).split())
 
 
 def in_precision(network: keras.Model, precision: str) -> keras.Model:

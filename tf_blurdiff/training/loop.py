@@ -23,7 +23,7 @@ from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.networks import Adam, processor_lacks
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.reporting import ChiefReport, Report, StepTimer
-from tf_blurdiff.training.run_directory import check_config, locked
+from tf_blurdiff.training.run_directory import check_config, locked, resolved
 from tf_blurdiff.training.snapshots import Snapshots
 
 _STATISTICS_IMAGES, _STATISTICS_BATCH = 50_000, 256
@@ -65,6 +65,7 @@ def train(
         Unfinished: after SIGTERM or Ctrl-C, and if another worker is gone.
     """
     run_dir = pathlib.Path(run_dir)
+    config = resolved(config, run_dir)
     if not override_config:
         check_config(config, run_dir)
     devices = open_devices(config.train.strategy, config.train.replicas)
@@ -79,7 +80,7 @@ def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: b
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     with devices.strategy.scope():
         model = configs.build_model(config)
-        model.compile(Adam(learning_rate(config.train)))
+        model.compile(Adam(learning_rate(config.train)), jit_compile=config.train.compile)
         model.optimizer.build(model.network.trainable_variables)
     with _errors_in_words(devices, config.train.batch_size), images.plain_errors():
         return Run(config, run_dir, model, images, devices, verbose).run()

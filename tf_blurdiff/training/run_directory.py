@@ -21,7 +21,7 @@ from tf_blurdiff.training.checkpoints import steps_in
 
 # What a run may change on the way: how far it goes, what it shows and what it runs on, but not what it learns.
 _MAY_CHANGE = re.compile(
-    r"train\.(steps|log_every|sample_every|checkpoint_every|keep_checkpoints|strategy|replicas)"
+    r"train\.(steps|log_every|sample_every|checkpoint_every|keep_checkpoints|strategy|replicas|compile)"
     r"|data\.(cache_gb|cache_dir|max_corrupt)|sample\..*"
 ).fullmatch
 
@@ -56,6 +56,13 @@ def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManag
         f"run directory {run_dir} ({what})",
         "; checkpoints that were there are whole. Make room or give permission; the same command then goes on",
     )
+
+
+def resolved(config: Config, run_dir: pathlib.Path) -> Config:
+    """The config with a precision in place of `auto`: that of the run, if it was begun."""
+    path = run_dir / "config.yaml"
+    begun = path.exists() and steps_in(run_dir / "checkpoints")
+    return configs.with_precision(config, configs.load_config(path).train.precision if begun else None)
 
 
 def check_config(config: Config, run_dir: pathlib.Path) -> None:

@@ -1,0 +1,177 @@
+"""Through XLA everything is as without it: draws, a training step, and images."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_blurdiff as bd
+from tests.support.models import PREDICTED, SAMPLED, images, make, randomized, small_network
+from tf_blurdiff import compilation
+from tf_blurdiff.compilation import compiled
+from tf_blurdiff.diffusion.stateless_random import normal_by_seed, normal_rows, uniform_rows
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.model import learning
+from tf_blurdiff.serving import export_savedmodel
+
+SEEDS = np.array([0, 1, -5, 2**40 + 3, -(2**63), 2**63 - 1])
+FAMILIES = ("gaussian", "blurring", "heat_dissipation", "cold")
+
+
+def unet(**kwargs):
+    return bd.UNet((8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1, **{"dropout": 0.0, **kwargs})
+
+
+def one_of_each(cases):
+    """Of (process, prediction, ...), each process with each of its predictions, and with each of its other values."""
+    seen, chosen = set(), []
+    for case in cases:
+        pairs = {(case[0], value) for value in case[1:]}
+        if case[0] in FAMILIES and not pairs <= seen:
+            seen |= pairs
+            chosen.append(case)
+    return chosen
+
+
+@pytest.mark.parametrize("gpus, choice, wanted", [([], "auto", False), (["GPU:0"], "auto", True), ([], "on", True)])
+def test_whether_to_compile(gpus, choice, wanted, monkeypatch):
+    monkeypatch.setattr(compilation.tf.config, "list_physical_devices", lambda kind: gpus)
+    assert compilation.is_wanted(choice) is wanted
+    assert not compilation.is_wanted("off")
+
+
+def test_a_choice_there_is_not_is_named():
+    with pytest.raises(UserError, match="compile must be one of auto, on, off"):
+        make().compile("sgd", jit_compile="yes")
+
+
+def test_the_numbers_of_a_seed_are_tensorflows():
+    for stream in (-2, 0, 2**40):
+        pairs = tf.stack([SEEDS, np.full_like(SEEDS, stream)], axis=1)
+        expected = [tf.random.stateless_normal((5, 3), pair, alg="philox") for pair in pairs]
+        np.testing.assert_allclose(normal_by_seed(SEEDS, stream, (5, 3)), expected, atol=4e-6)
+
+
+@pytest.mark.parametrize("draw, tolerance", [(normal_rows, 4e-6), (uniform_rows, 0.0)])
+def test_a_compiled_draw_is_the_same(draw, tolerance, two_replicas):
+    for seed in ([3, 5], [2**62, -7]):
+        draw_rows = lambda seed=seed: draw(seed, (4, 7, 3))
+        np.testing.assert_allclose(compiled(draw_rows)(), draw_rows(), atol=tolerance, rtol=0)
+    parts = two_replicas.run(tf.function(lambda: compiled(draw_rows)()))
+    whole = draw(seed, (8, 7, 3))
+    np.testing.assert_allclose(
+        tf.concat(two_replicas.experimental_local_results(parts), axis=0), whole, atol=tolerance, rtol=0
+    )
+
+
+def test_only_what_is_compiled_knows_it():
+    seen = []
+    compiled(lambda: seen.append(compilation.is_compiling()) or tf.constant(0))()
+    with pytest.raises(ZeroDivisionError):
+        compiled(lambda: 1 // 0)()
+    assert seen == [True] and not compilation.is_compiling()
+
+
+def weights_after_steps(jit_compile, make_model, data, strategy=None):
+    with (strategy or tf.distribute.get_strategy()).scope():
+        keras.utils.set_random_seed(0)
+        model = randomized(make_model())
+        model.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+    dataset = tf.data.Dataset.from_tensor_slices(data).batch(8)
+    model.fit(dataset, verbose=0)
+    return [np.asarray(weight) for weight in model.weights], float(model.step_record.gradient_norm.result())
+
+
+def assert_steps_are_the_same(make_model, data, strategy=None):
+    plain, norm = weights_after_steps(False, make_model, data, strategy)
+    through_xla, _ = weights_after_steps(True, make_model, data, strategy)
+    assert norm > 1e-3
+    for ours, theirs in zip(through_xla, plain):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def with_rare_ones_slow(cases, usual):
+    return [case if case in usual else pytest.param(*case, marks=pytest.mark.slow) for case in one_of_each(cases)]
+
+
+@pytest.mark.parametrize("process, prediction", with_rare_ones_slow(PREDICTED, [("blurring", "eps"), ("cold", "x0")]))
+def test_a_compiled_step_is_the_same(process, prediction):
+    assert_steps_are_the_same(lambda: make(process=process, prediction=prediction), images(8))
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"dropout": 0.3}, pytest.param({"dropout": 0.3, "rematerialize": True}, marks=pytest.mark.slow)]
+)
+def test_a_compiled_step_of_a_unet_is_the_same(arguments):
+    data = images(8), np.arange(8) % 3
+    assert_steps_are_the_same(lambda: make(unet(num_classes=3, **arguments), label_dropout=0.5), data)
+
+
+@pytest.mark.slow
+def test_compiled_steps_on_two_replicas_are_the_same(two_replicas):
+    assert_steps_are_the_same(lambda: make(unet(dropout=0.3)), images(16), two_replicas)
+
+
+@pytest.mark.slow
+def test_float16_scales_its_loss_when_compiled_too():
+    def guarded(jit_compile):
+        model = make(unet(dtype="mixed_float16"))
+        model.compile("sgd", jit_compile=jit_compile)
+        model.fit(images(8), batch_size=8, verbose=0)
+        return float(model.step_guard.loss_scale), int(model.step_guard.skipped_steps.value)
+
+    assert guarded(True) == guarded(False)
+
+
+@pytest.mark.slow
+def test_what_is_computed_again_stays_so():
+    """XLA merges equal expressions; what rematerialisation computes a second time must not be one of them."""
+
+    def convolutions(rematerialize):
+        model = make(unet(rematerialize=rematerialize))
+        model.compile("sgd", jit_compile=True)
+        step = compiled(lambda *given: learning._losses_and_gradients(model, *given))
+        given = images(2), tf.constant([0.5, 0.6]), images(2), None, tf.constant([0, 0], tf.int64), tf.constant(1.0)
+        text = step.experimental_get_compiler_ir(*map(_tensor, given))(stage="optimized_hlo")
+        return text.count(" convolution(")
+
+    assert convolutions(True) > convolutions(False) > 0
+
+
+def _tensor(value):
+    return None if value is None else tf.convert_to_tensor(value)
+
+
+USUAL = [("blurring", "eps", "ancestral2"), ("blurring", "eps", "multistep3"), ("heat_dissipation", "less_blurred", "heat")]
+
+
+@pytest.mark.parametrize("process, prediction, sampler", with_rare_ones_slow(SAMPLED, USUAL))
+def test_compiled_images_are_the_same(process, prediction, sampler):
+    model = randomized(make(process=process, prediction=prediction))
+    plain, model.compiles = model.sample(SEEDS, sampler=sampler), True
+    np.testing.assert_allclose(model.sample(SEEDS, sampler=sampler), plain, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_compiled_images_of_a_unet_with_guidance_are_the_same():
+    model = randomized(make(unet(num_classes=3), label_dropout=0.1))
+    how = {"labels": np.arange(6) % 3, "guidance_scale": [0.0, 1.0, 2.0, 3.0, 1.0, 1.0], "num_steps": 4}
+    plain, model.compiles = model.sample(SEEDS, **how), True
+    np.testing.assert_allclose(model.sample(SEEDS, **how), plain, atol=1e-3)
+
+
+def test_a_compiled_step_serves_any_number_of_steps():
+    model = randomized(make())
+    model.compiles = True
+    for num_steps in (3, 5, 9):
+        model.sample(SEEDS, num_steps=num_steps)
+    assert model.reverse_process._advance.experimental_get_tracing_count() == 1
+
+
+def test_an_export_is_never_compiled(tmp_path):
+    model = randomized(make(small_network()))
+    model.compiles = True
+    export_savedmodel(model, tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model" / "1"))
+    functions = loaded.signatures["serving_default"].graph.as_graph_def().library.function
+    assert functions and not any(function.attr["_XlaMustCompile"].b for function in functions)

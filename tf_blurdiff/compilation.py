@@ -1,0 +1,60 @@
+"""Compiling with XLA: where it is wanted, and how a function that draws knows that it is compiled."""
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import tensorflow as tf
+
+from tf_blurdiff.errors import one_of
+
+CHOICES = ("auto", "on", "off")
+_COMPILING = contextvars.ContextVar("compiling", default=False)
+
+
+def is_wanted(choice: str = "auto") -> bool:
+    """Whether to compile: "on" or "off", or with "auto" if there is a GPU.
+
+    On processors compiling takes longer than it gives back: oneDNN's convolutions are faster than XLA's.
+
+    Raises:
+        UserError: for another choice.
+
+    Example:
+        >>> is_wanted("on"), is_wanted("off")
+        (True, False)
+    """
+    one_of("compile", choice, CHOICES)
+    return choice == "on" or (choice == "auto" and bool(tf.config.list_physical_devices("GPU")))
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, run through XLA, of tensors; called while another is traced.
+
+    Within, `is_compiling()` is true: XLA's own random numbers of a key are not TensorFlow's.
+
+    Example:
+        >>> float(compiled(lambda x: 2.0 * x)(tf.constant(3.0)))
+        6.0
+    """
+
+    def noted(*arguments):
+        with _noted_as_compiling():
+            return function(*arguments)
+
+    return tf.function(noted, jit_compile=True, autograph=False)
+
+
+def is_compiling() -> bool:
+    """Whether what is traced now is inside of `compiled`."""
+    return _COMPILING.get()
+
+
+@contextlib.contextmanager
+def _noted_as_compiling() -> Iterator[None]:
+    token = _COMPILING.set(True)
+    try:
+        yield
+    finally:
+        _COMPILING.reset(token)
