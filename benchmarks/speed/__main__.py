@@ -22,7 +22,7 @@ import comparisons
 import fresh
 import options
 from absl import flags
-from sides import Sides
+from sides import SideError, Sides
 from sizes import FEW_SIZES, SIZES
 
 from tf_blurdiff import command_line
@@ -59,9 +59,12 @@ def main():
         "limit": lambda: _include(report, "limit.py", sizes, count),
         "blurring": lambda: _include(report, "blurring.py", sizes, _BLURRING_ROUNDS * count),
     }
-    for part in _PARTS:
-        if part in _CHOSEN.value:
-            actions[part]()
+    try:
+        for part in _PARTS:
+            if part in _CHOSEN.value:
+                actions[part]()
+    except SideError as error:
+        raise UserError(str(error)) from error
 
 
 def _versions(python, packages):

@@ -7,8 +7,16 @@ from sizes import RES_BLOCKS, SAMPLING_STEPS, size_of
 import tf_blurdiff as bd
 
 
-def make_model(size, precision, process=None, **network_settings):
-    """A compiled model of a `Size`; precision is "float32" or "mixed_bfloat16", the process Gaussian unless told."""
+def make_model(size, precision, process=None, jit_compile="auto", **network_settings):
+    """A model of a `Size` with an optimizer.
+
+    Args:
+        size: a `Size`.
+        precision: "float32" or "mixed_bfloat16".
+        process: a `Process`; None for a Gaussian one.
+        jit_compile: see `DiffusionModel.compile`.
+        **network_settings: of `UNet`.
+    """
     process = bd.process.gaussian() if process is None else process
     keras.config.set_dtype_policy(precision)
     try:
@@ -18,7 +26,7 @@ def make_model(size, precision, process=None, **network_settings):
         model = bd.DiffusionModel(network, process, image_shape=size.shape, clip_norm=1.0)
     finally:
         keras.config.set_dtype_policy("float32")
-    model.compile(bd.optimizers.Adam(1e-4))
+    model.compile(bd.optimizers.Adam(1e-4), jit_compile=jit_compile)
     model.optimizer.build(network.trainable_variables)
     return model
 

@@ -29,26 +29,27 @@ def make_network(size):
     )
 
 
-def _autocast(precision):
+def _autocast(precision, device):
     if precision == "bfloat16 autocast":
-        return torch.autocast("cpu", torch.bfloat16)
+        return torch.autocast(device.type, torch.bfloat16)
     if precision != "float32":
         raise ValueError(f"nothing is known of the precision {precision}")
     return contextlib.nullcontext()
 
 
-def _training_step(network, x, precision):
+def training_step(network, x, precision):
+    """A function that makes one step on the images x, on their device, and returns the loss, a tensor."""
     scheduler = DDPMScheduler()
     weights = list(network.parameters())
-    optimizer = torch.optim.Adam(weights, lr=1e-4)
+    optimizer = torch.optim.Adam(weights, lr=1e-4, fused=x.is_cuda or None)
     averages = [weight.detach().clone() for weight in weights]
     network.train()
 
     def step():
         noise = torch.randn_like(x)
-        t = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),))
+        t = torch.randint(0, scheduler.config.num_train_timesteps, (len(x),), device=x.device)
         noised = scheduler.add_noise(x, noise, t)
-        with _autocast(precision):
+        with _autocast(precision, x.device):
             loss = torch.nn.functional.mse_loss(network(noised, t).sample.float(), noise)
         optimizer.zero_grad()
         loss.backward()
@@ -56,7 +57,7 @@ def _training_step(network, x, precision):
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(averages, weights, 1.0 - _EMA_DECAY)
-        return loss.item()
+        return loss.detach()
 
     return step
 
@@ -66,20 +67,21 @@ def _forward(network, x, precision):
     network.eval()
 
     def forward():
-        with torch.inference_mode(), _autocast(precision):
+        with torch.inference_mode(), _autocast(precision, x.device):
             return network(x, t).sample.float().numpy()
 
     return forward
 
 
-def _sampling(network, batch, precision):
+def sampling(network, batch, precision):
+    """A function that draws a batch of images with the pipeline, on the network's device."""
     pipeline = DDIMPipeline(unet=network.eval(), scheduler=DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
 
     def sample():
         generator = torch.Generator().manual_seed(0)
         settings = {"num_inference_steps": SAMPLING_STEPS, "eta": 0.0, "output_type": "np"}
-        with _autocast(precision):
+        with _autocast(precision, network.device):
             return pipeline(batch_size=batch, generator=generator, **settings).images
 
     return sample
@@ -91,11 +93,12 @@ def make_action(what, size_name, precision):
     network = make_network(size)
     x = torch.rand((size.batch, size.channels, size.image, size.image)) * 2.0 - 1.0
     if what == "training step":
-        action = _training_step(network, x, precision)
+        step = training_step(network, x, precision)
+        action = lambda: step().item()
     elif what == "forward pass":
         action = _forward(network, x, precision)
     elif what == "sampling":
-        action = _sampling(network, size.batch, precision)
+        action = sampling(network, size.batch, precision)
     else:
         raise ValueError(f"nothing is known of {what}")
     return action, sum(weight.numel() for weight in network.parameters())

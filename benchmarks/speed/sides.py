@@ -1,4 +1,4 @@
-"""The parent's end of the conversation with a side, a process of its own."""
+"""The parent's end of the conversation with a side, a process of its own. Standard library only."""
 
 import contextlib
 import json
@@ -6,9 +6,11 @@ import pathlib
 import subprocess
 import tempfile
 
-from tf_blurdiff.errors import UserError
-
 _FOLDER = pathlib.Path(__file__).resolve().parent
+
+
+class SideError(Exception):
+    """One line on a side that cannot be started, could not do what it was asked, or has ended."""
 
 
 class Side:
@@ -16,7 +18,7 @@ class Side:
 
     Args:
         name: of the side, for messages.
-        program: file in this folder.
+        program: file in this folder, or its whole path.
         python: the interpreter whose packages it uses.
     """
 
@@ -28,13 +30,17 @@ class Side:
         try:
             self._process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
         except OSError as error:
-            raise UserError(f"cannot start the side {name}: {python}: {error.strerror}") from error
+            raise SideError(f"cannot start the side {name}: {python}: {error.strerror}") from error
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.close()
+
+    def kill(self):
+        """Ends the process at once: who waits for its answer gets a SideError."""
+        self._process.kill()
 
     def close(self):
         """Ends the process and waits for its end."""
@@ -52,7 +58,7 @@ class Side:
         """Sends one command and waits for its answer.
 
         Raises:
-            UserError: the command failed or the process has ended; the message says why.
+            SideError: the command failed or the process has ended; the message says why.
         """
         try:
             self._process.stdin.write(json.dumps({"do": do, **command}) + "\n")
@@ -60,10 +66,10 @@ class Side:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise UserError(f"the side {self.name} ended with status {self._process.wait()}: {self._last_error()}")
+            raise SideError(f"the side {self.name} ended with status {self._process.wait()}: {self._last_error()}")
         answer = json.loads(line)
         if "error" in answer:
-            raise UserError(f"the side {self.name} cannot {do}: {answer['error']}")
+            raise SideError(f"the side {self.name} cannot {do}: {answer['error']}")
         return answer
 
     def _last_error(self):
