@@ -39,6 +39,7 @@ NOT_RUN = {
     "python benchmarks/data/image_folder.py": "needs Debian packages with photographs",
     "python benchmarks/quality/restoration.py": "needs a model that was trained on a part of the digits",
     "python benchmarks/speed/full_size.py": "needs many minutes and 10 GB",
+    "python benchmarks/gpu --seconds": "needs a GPU; its small form is run",
 }
 
 

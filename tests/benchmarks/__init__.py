@@ -5,4 +5,4 @@ import sys
 from tests.support import commands
 
 BENCHMARKS = commands.ROOT / "benchmarks"
-sys.path += [str(BENCHMARKS / folder) for folder in ("speed", "quality", "exports")]
+sys.path += [str(BENCHMARKS / folder) for folder in ("speed", "gpu", "quality", "exports")]

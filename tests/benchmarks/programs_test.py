@@ -71,6 +71,9 @@ MISTAKES = {
     "data/fashion_mnist": "--data_dir must have a value",
     "speed/__main__ --parts=nothing": "parts must be of training, forward,",
     "speed/__main__ --parts=startup --diffusers_python=nowhere": "nowhere cannot be run",
+    "gpu/__main__ --parts=training,nothing": "long, resume. Received: nothing",
+    "gpu/__main__ --seconds=soon": "--seconds: invalid float value: 'soon'",
+    "gpu/__main__ --parts=layers": "gpu: TensorFlow finds no GPU here; --small runs on a processor",
 }  # fmt: skip
 
 
