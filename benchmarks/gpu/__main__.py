@@ -30,25 +30,33 @@ import time
 
 import card
 import markdown_tables
-from part_process import Stopped, run_in_group, run_part
+from part_process import Stopped, not_started, run_in_group, run_part
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 # Each part's share of the time that is left, in order of worth. The last that is chosen gets all of it.
 PARTS = {"first": 0.5, "training": 0.6, "layers": 0.4, "sampling": 0.5, "memory": 0.6, "long": 0.7, "resume": 1.0}
 # What printing the tables may take, and the first import of TensorFlow on a machine.
 _TO_PRINT, _TO_IMPORT = 2.0, 180.0
+# With less left no part is begun.
+_LEAST_SECONDS = 2.0
 
 
 def main():
     """Runs the chosen parts and prints their tables; the status is 0 if all are done."""
     options = _options()
     deadline = time.monotonic() + options.seconds - _TO_PRINT
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(_refuse(f"--out {options.out} cannot be made: {error.strerror}"))
     _on_signals(_stop)
     results, machine, stopped = [], None, None
     try:
         machine = _machine(options, deadline - time.monotonic())
         for name in options.parts:
+            if deadline - time.monotonic() < _LEAST_SECONDS:
+                results.append(not_started(name))
+                continue
             result, stopped = _run(name, options, deadline, machine)
             print(f"{name}: {result['state']}, {result['seconds']:.0f} s", flush=True)
             results.append(result)
@@ -124,7 +132,7 @@ def _refuse(why):
 
 def _run(name, options, deadline, machine):
     share = 1.0 if name == options.parts[-1] else PARTS[name]
-    limit = max(1.0, share * (deadline - time.monotonic()))
+    limit = share * (deadline - time.monotonic())
     request = {
         "small": options.small,
         "diffusers_python": options.diffusers_python,

@@ -63,6 +63,15 @@ def run_in_group(command, seconds, environment):
         return End(state, time.monotonic() - started, _last_lines(log)), stopped
 
 
+def not_started(name):
+    """What is said of a part for which no time was left; it has no file."""
+    return {**_nothing_of(name), "state": "not started, for no time was left", "seconds": 0.0}
+
+
+def _nothing_of(name):
+    return {"part": name, "tables": [], "problems": [], "details": {}}
+
+
 def _end_group(process):
     with contextlib.suppress(ProcessLookupError):  # The group is gone with its last process.
         os.killpg(process.pid, signal.SIGKILL)
@@ -94,7 +103,7 @@ def run_part(name, program, out_dir, seconds, request, environment, machine):
     path.unlink(missing_ok=True)
     request = {**request, "name": name, "out": str(path), "seconds": max(1.0, seconds - _GRACE)}
     end, stopped = run_in_group([sys.executable, str(program), json.dumps(request)], seconds, environment)
-    results = {"part": name, "tables": [], "problems": [], "details": {}}
+    results = _nothing_of(name)
     with contextlib.suppress(FileNotFoundError):  # It failed before its first table.
         results = json.loads(path.read_text())
     results |= {"state": end.state, "seconds": round(end.seconds, 1), "limit": round(seconds, 1), "machine": machine}

@@ -88,6 +88,14 @@ def test_a_part_that_hangs_or_fails_costs_its_own_share_only(tmp_path):
     assert "### Figures\n\n| what | ms |\n|---|---|\n| a / b | 12 |" in last
 
 
+def test_where_no_time_is_left_no_part_is_begun(tmp_path):
+    with start(tmp_path, {"hangs": 1.0, "rows": 1.0}, "--seconds", "5") as process:
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "## rows: not started, for no time was left, 0 s" in output
+    assert not (tmp_path / "out" / "rows.json").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_after_a_signal_it_ends_its_part_and_prints_what_it_has(tmp_path, number):
     with start(tmp_path, {"rows": 0.5, "hangs": 0.5, "fails": 1.0}, "--seconds", "300") as process:

@@ -73,6 +73,7 @@ MISTAKES = {
     "speed/__main__ --parts=startup --diffusers_python=nowhere": "nowhere cannot be run",
     "gpu/__main__ --parts=training,nothing": "long, resume. Received: nothing",
     "gpu/__main__ --seconds=soon": "--seconds: invalid float value: 'soon'",
+    "gpu/__main__ --small --out=file/out": "gpu: --out file/out cannot be made: Not a directory",
     "gpu/__main__ --parts=layers": "gpu: TensorFlow finds no GPU here; --small runs on a processor",
 }  # fmt: skip
 
