@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import pathlib
 import re
 import signal
@@ -17,7 +16,7 @@ import part_memory
 import pytest
 
 from tests.benchmarks import BENCHMARKS
-from tests.support import commands, models
+from tests.support import models
 
 GPU = BENCHMARKS / "gpu"
 # The main program with parts of ours, and without asking TensorFlow for its GPUs.
@@ -181,7 +180,7 @@ def test_layers_are_measured_and_right(tmp_path):
 @pytest.mark.slow
 def test_all_of_it_in_its_small_form(tmp_path):
     found = small(tmp_path, timeout=1500)
-    assert all(found.values()) and len(found) == 11
+    assert all(found.values()) and len(found) == 12
     assert [row["strategy"] for row in found["Training digits.yaml, the two side by side"]] == ["auto", "mirrored"]
     images = next(rows for title, rows in found.items() if title.startswith("Images of the same seeds"))
     assert [(row["on"], row["compiled"]) for row in images] == [
@@ -201,4 +200,4 @@ def test_all_of_it_in_its_small_form(tmp_path):
     assert names == parts | {"first_samples.png", "digits.keras.00"}
     for name in parts:
         assert json.loads((tmp_path / "out" / name).read_text())["problems"] == []
-    assert commands.ROOT not in tmp_path.parents and os.path.isdir(tmp_path / "runs" / "gpu_long" / "digits")
+    assert (tmp_path / "runs" / "gpu_long" / "digits" / "model.keras").is_file()
