@@ -148,6 +148,19 @@ def test_times_are_spread_over_the_batch():
     assert not np.array_equal(eps_freq, of_times)
 
 
+def test_times_are_other_ones_in_every_step():
+    drawn = [learning._drawn_time_and_noise(make(), fold([0, 0], step), images(8))[0] for step in range(20)]
+    starts = np.min(drawn, axis=1)
+    assert len(np.unique(starts)) == 20 and 0 <= starts.min() < 0.05 < 0.075 < starts.max() < 0.125
+
+
+def test_the_seed_decides_what_the_averages_loss_is_of():
+    data = images(8)
+    losses = [learning.ema_losses(randomized(make(seed=seed)), data).numpy() for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(losses[0], losses[1])
+    assert not np.allclose(losses[0], losses[2])
+
+
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
 def test_an_update_is_the_same_on_two_replicas(clip_norm, two_replicas):
     """With SGD: Adam would hide a gradient's scale."""
