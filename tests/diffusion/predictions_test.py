@@ -145,7 +145,7 @@ def at_times(request):
 
 
 def test_preconditioned_targets_have_unit_variance(rng, at_times):
-    """At each time and frequency, of data that is not Gaussian: 1.2 million draws."""
+    """And no correlation with u_t, at each time and frequency, of data that is not Gaussian: 1.2 million draws."""
     at_t, (alpha, sigma) = at_times
     spectrum = spectrum_of_images(rng)
     target = get_prediction("preconditioned").of_data(spectrum).target
@@ -153,10 +153,13 @@ def test_preconditioned_targets_have_unit_variance(rng, at_times):
     uniform = rng.uniform(-np.sqrt(3.0), np.sqrt(3.0), size=(draws, 1, *SIZE, 2))
     x0_freq = (spectrum.mean + spectrum.std * uniform + np.zeros((1, len(TIMES), 1, 1, 1))).astype("float32")
     eps_freq = rng.normal(size=x0_freq.shape).astype("float32")
-    targets = np.asarray(target(x0_freq, alpha * x0_freq + sigma * eps_freq, eps_freq, at_t, None))
+    z_freq = alpha * x0_freq + sigma * eps_freq
+    targets = np.asarray(target(x0_freq, z_freq.astype("float32"), eps_freq, at_t, None))
     # Six standard deviations of the estimates.
     np.testing.assert_allclose(targets.mean(axis=0), 0.0, atol=6 / np.sqrt(draws))
     np.testing.assert_allclose(targets.var(axis=0), 1.0, atol=6 * np.sqrt(2 / draws))
+    standardized = (z_freq - z_freq.mean(axis=0)) / z_freq.std(axis=0)
+    np.testing.assert_allclose((targets * standardized).mean(axis=0), 0.0, atol=6 / np.sqrt(draws))
 
 
 def test_preconditioned_by_one_deviation_without_blur_is_that_of_edm(rng):

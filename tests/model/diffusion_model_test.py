@@ -125,6 +125,8 @@ def test_a_copy_from_the_config_has_every_argument():
     arguments |= {"sampler": "ancestral", "num_steps": 7, "grid": "quadratic", "seed": 3, "loss_type": "absolute_error"}
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(make(**arguments)))
     assert {name: getattr(copy, name) for name in arguments} == arguments
+    weighted = make(prediction="preconditioned", loss_exponent=0.25)
+    assert type(weighted).from_config(weighted.get_config()).loss_exponent == 0.25
 
 
 @pytest.mark.parametrize("form", ["half precision", "plain call"])
@@ -172,6 +174,7 @@ def test_bits_per_dimension_are_those_of_the_averaged_weights(rng):
         lambda m, tmp_path: m.fit(images(8), batch_size=8, verbose=0),
         lambda m, tmp_path: m.evaluate(images(8), batch_size=8, verbose=0),
         lambda m, tmp_path: m.train_step(images(8)),
+        lambda m, tmp_path: m.check_prior(),
         lambda m, tmp_path: m.sample([0]),
         lambda m, tmp_path: m.sample([0], images=images(1), strength=0.5),
         lambda m, tmp_path: m.interpolate(0, 1),
@@ -245,11 +248,19 @@ def test_the_bits_of_a_preconditioned_network_that_says_nothing(rng, process):
     np.testing.assert_allclose(model.bits_per_dimension(x0, num_steps=50).total, expected.total, rtol=1e-4)
 
 
-def test_a_preconditioned_model_restores(rng):
+def test_a_preconditioned_model_restores_as_one_of_eps_with_the_same_estimates(rng):
     data = smooth_images(rng, 500)
-    model = silent("blurring", data)
-    blur = bd.layers.HeatBlur()
+    model, of_eps = silent("blurring", data), make(prediction="eps", clip_stds=None, assumed_error=0.0)
+    of_eps.adapt([data])
+    mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
+
+    def exact_eps(inputs):
+        z_freq, (alpha, sigma) = bd.dct2(inputs[0]), of_eps.process.alpha_sigma(inputs[1], 8, 8)
+        return bd.idct2(sigma / ((alpha * std) ** 2 + sigma**2) * (z_freq - alpha * mean))
+
+    of_eps.ema_call = exact_eps
     sigma = np.full(4, 0.6, "float32")
-    blurred = np.asarray(blur([data[:4], sigma]))
-    restored = model.deblur(blurred, sigma, num_steps=20, return_trajectory=True)[-1]
-    assert np.abs(np.asarray(blur([restored, sigma])) - blurred).max() < 3 * 2 / 255
+    blurred = np.asarray(bd.layers.HeatBlur()([data[:4], sigma]))
+    restored = model.deblur(blurred, sigma, num_steps=20)
+    np.testing.assert_allclose(restored, of_eps.deblur(blurred, sigma, num_steps=20), atol=1e-3)
+    assert np.abs(np.asarray(bd.layers.HeatBlur()([restored, sigma])) - blurred).max() < 3 * 2 / 255

@@ -68,8 +68,10 @@ class Prediction(NamedTuple):
         """The prediction for data of these statistics: itself, if it needs none."""
         if not self.needs_statistics:
             return self
-        of_it = ("target", "estimate", "loss_weight")
-        return self._replace(**{name: functools.partial(getattr(self, name), spectrum) for name in of_it})
+        assert self.loss_weight is not None
+        functions = self.target, self.estimate, self.loss_weight
+        target, estimate, loss_weight = (functools.partial(function, spectrum) for function in functions)
+        return self._replace(target=target, estimate=estimate, loss_weight=loss_weight)
 
 
 def x0_from_eps(eps_freq: Any, z_freq: Any, at_t: Marginal) -> Any:
