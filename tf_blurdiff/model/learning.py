@@ -108,7 +108,7 @@ def _value(mean):
 
 
 def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any, label: Any = None) -> Any:
-    """The error of a model's prediction, averaged over an image.
+    """The error of a model's prediction, averaged over an image; weighted by frequency if the prediction says so.
 
     Args:
         model: a `DiffusionModel`.
