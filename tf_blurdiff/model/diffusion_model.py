@@ -39,7 +39,7 @@ from tf_blurdiff.model import interpolation, learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.networks import LayerArguments, expect_summed_gradients, in_precision
+from tf_blurdiff.networks import LayerArguments, UNet, expect_summed_gradients, in_precision
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
@@ -163,9 +163,7 @@ class DiffusionModel(keras.Model):
             raise UserError(f"label_dropout must be 0 for a network without labels. Received: {self.label_dropout}")
 
     def _make_variables(self):
-        # A symbolic call makes every weight, also in a network that has no build of its own.
-        label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
-        self.network([keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label])
+        self._build_network()
         # Under replicas every copy gets the same update.
         fixed = {"trainable": False, "aggregation": "only_first_replica"}
         self.freq_mean = self.add_weight(name="freq_mean", shape=self.image_shape, initializer="zeros", **fixed)
@@ -180,6 +178,14 @@ class DiffusionModel(keras.Model):
         for average, weight in zip(self._ema_weights, self.network.trainable_variables):
             average.assign(weight)
         self.built = True
+
+    def _build_network(self):
+        if isinstance(self.network, UNet):
+            self.network.build()
+            return
+        # A symbolic call makes every weight, also in a network that has no build of its own.
+        label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
+        self.network([keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label])
 
     @property
     def ema_weights(self) -> list[keras.Variable]:

@@ -209,7 +209,8 @@ class Run:
         timer, pace = StepTimer(), 1
         while step < self.settings.steps:
             block = min(pace, self._next_event(step) - step)
-            spent, stop = self._run_block(batches, block, interruption)
+            with self.report.doing("compiling") if timer.is_new else contextlib.nullcontext():
+                spent, stop = self._run_block(batches, block, interruption)
             pace = max(1, int(block / spent * _BAR_SECONDS))
             timer.add(block, spent)
             step += block
@@ -289,14 +290,16 @@ class Run:
 
     def _save(self, step):
         if isinstance(self.report, ChiefReport):
-            self.snapshots.save(step, self.report)
+            with self.report.doing("writing a checkpoint"):
+                self.snapshots.save(step, self.report)
 
     def _draw_samples(self, step):
         if not isinstance(self.report, ChiefReport):
             return
         count, num_classes = self.config.sample.num_images, self.model.num_classes
         labels = None if num_classes is None else [i % num_classes for i in range(count)]
-        self.report.show_samples(step, self.model.sample(range(count), labels=labels))
+        with self.report.doing("sampling a sheet"):
+            self.report.show_samples(step, self.model.sample(range(count), labels=labels))
 
 
 def _unfinished(received, step, steps):
