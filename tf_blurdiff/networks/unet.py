@@ -86,6 +86,7 @@ class UNet(keras.Model):
         if self.built:
             return
         embedding_shape = (None, 4 * self.channels)
+        self.time_embedding.build((None,))
         self.time_dense_in.build((None, self.channels))
         self.time_dense_out.build(embedding_shape)
         if self.num_classes is not None:
