@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.config import Config, Train
 from tf_blurdiff.config import loading as configs
-from tf_blurdiff.data import Images, evenly_spaced_batches, training_batches
+from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.model import DiffusionModel
@@ -261,10 +261,17 @@ class Run:
     def _train_steps(self, batches, count):
         # A traced loop, so that a step costs no Python.
         def body(i):
-            self.devices.strategy.run(self.model.train_step, args=(batches.get_next(),))
+            self.devices.strategy.run(self._train_step, args=(batches.get_next(),))
             return (i + 1,)
 
         tf.while_loop(lambda i: i < count, body, (tf.constant(0),), parallel_iterations=1)
+
+    def _train_step(self, data):
+        # Only here, on the device: floats are four times the bytes to copy there.
+        if self.model.num_classes is None:
+            return self.model.train_step(to_unit_range(data))
+        pixels, label = data
+        return self.model.train_step((to_unit_range(pixels), label))
 
     def _check_progress(self, step):
         skipped = int(self.model.step_guard.skipped_in_row.value.numpy())
