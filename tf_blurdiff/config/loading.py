@@ -135,7 +135,8 @@ def build_process(config: Config) -> Process:
 def build_network(config: Config) -> UNet:
     """The config's `UNet`, untrained."""
     try:
-        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=with_precision(config).train.precision)
+        precision = with_precision(config).train.precision
+        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=precision)
         network.build()
     except ValueError as error:
         # Keras puts words of its own in front of a layer's.

@@ -345,7 +345,9 @@ class DiffusionModel(keras.Model):
                 raise UserError(f"{name} must be left out: the loss is the model's own, by its loss_type")
         # Keras would compile the whole of a step: sums over replicas and the skipping of steps are no work for XLA.
         super().compile(optimizer, jit_compile=False, **kwargs)
-        self.compiles = compilation.is_wanted({True: "on", False: "off"}.get(jit_compile, jit_compile))
+        if isinstance(jit_compile, bool):
+            jit_compile = "on" if jit_compile else "off"
+        self.compiles = compilation.is_wanted(jit_compile)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
         expect_summed_gradients(self.optimizer)

@@ -149,7 +149,7 @@ def train_step(model: Any, data: Any) -> Any:
     t, eps_freq = _drawn_time_and_noise(model, seed, x0)
     label = _with_dropped(model, label, fold(seed, _LABEL))
     loss_scale = tf.convert_to_tensor(model.step_guard.loss_scale.value)
-    differentiate = functools.partial(_losses_and_gradients, model)
+    differentiate: Callable = functools.partial(_losses_and_gradients, model)
     if model.compiles:
         differentiate = compiled(differentiate)
     losses, share, gradients = differentiate(x0, t, eps_freq, label, fold(seed, _DROPOUT), loss_scale)

@@ -93,7 +93,7 @@ class UNet(keras.Model):
             self.label_embedding.build((None,))
 
         def built(layer, shape):
-            shapes = (shape, embedding_shape) if isinstance(layer, ResBlock) else (shape,)
+            shapes = (shape, embedding_shape) if _takes_embedding(layer) else (shape,)
             layer.build(*shapes)
             return layer.compute_output_shape(*shapes)
 
@@ -107,8 +107,8 @@ class UNet(keras.Model):
             seed = ops.cast(self.seed_generator.next(), "int64")
         embedding, seeds = self._embed(*conditions), _block_seeds(seed)
 
-        def called(layer, x):
-            if not isinstance(layer, ResBlock):
+        def called(layer: Any, x: Any) -> Any:
+            if not _takes_embedding(layer):
                 return layer(x)
             call = functools.partial(layer, training=training, seed=next(seeds))
             return (tf.recompute_grad(call) if training and self.rematerialize else call)(x, embedding)
@@ -116,7 +116,7 @@ class UNet(keras.Model):
         return self._through(called, lambda x, skip: ops.concatenate([x, skip], axis=-1), z)
 
     def _through(self, apply, join, x):
-        """The way of x through all layers, one after the other by `apply(layer, x)`; of pictures, or of their shapes."""
+        """The way of x through all layers, each by `apply(layer, x)`; of pictures, or of their shapes."""
         down, down_convs = iter(self.down_blocks), iter(self.down_convs)
         x = apply(self.conv_in, x)
         skips = [x]
@@ -197,6 +197,10 @@ class UNet(keras.Model):
             "num_classes": self.num_classes,
             "rematerialize": self.rematerialize,
         }
+
+
+def _takes_embedding(layer):
+    return isinstance(layer, ResBlock)
 
 
 def _block_seeds(seed):
