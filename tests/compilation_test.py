@@ -142,7 +142,11 @@ def _tensor(value):
     return None if value is None else tf.convert_to_tensor(value)
 
 
-USUAL = [("blurring", "eps", "ancestral2"), ("blurring", "eps", "multistep3"), ("heat_dissipation", "less_blurred", "heat")]
+USUAL = [
+    ("blurring", "eps", "ancestral2"),
+    ("blurring", "eps", "multistep3"),
+    ("heat_dissipation", "less_blurred", "heat"),
+]
 
 
 @pytest.mark.parametrize("process, prediction, sampler", with_rare_ones_slow(SAMPLED, USUAL))

@@ -166,9 +166,7 @@ class _BatchSampler:
             seeds, noise_seeds, labels = (tf.gather(part, rows) for part in batch)
             scales = tf.fill(tf.shape(seeds), guidance_scale)
             conditions = Conditions(labels, scales)
-            drawn = model.reverse_process.draw(
-                seeds, noise_seeds, conditions, times, settings, compile=model.compiles
-            )
+            drawn = model.reverse_process.draw(seeds, noise_seeds, conditions, times, settings, compile=model.compiles)
             return to_uint8(drawn)
 
         inputs = [tf.TensorSpec([None], tf.int64)] * 3

@@ -68,6 +68,7 @@ MISTAKES = {
     "quality/digits --part=solvers --out=a.png": "--out is for --part families and guidance",
     "quality/miniature --part=tables --runs=nowhere": "nowhere holds no reports; --part evaluate makes them",
     "data/image_folder --root=new --photographs=nowhere": "--num_patches: got 20000, expected at most 0",
+    "data/pipeline --sizes=8x8x2": "--sizes: got '8x8x2', expected sizes such as 28x28x1",
     "data/fashion_mnist": "--data_dir must have a value",
     "speed/__main__ --parts=nothing": "parts must be of training, forward,",
     "speed/__main__ --parts=startup --diffusers_python=nowhere": "nowhere cannot be run",
@@ -94,6 +95,10 @@ def done(folder):
         "image_folder": [
             "data/image_folder", "--root=patches", "--photographs=photographs", "--num_patches=100", "--batch_size=16",
             "--cache_gb=0",
+        ],
+        "pipeline": [
+            "data/pipeline", "--sizes=8x8x1,4x6x3", "--rounds=1", "--seconds=0", "--megabytes=1", "--num_files=10",
+            "--batch_size=16",
         ],
     }  # fmt: skip
     small |= {line: line.split() for line in MISTAKES}
@@ -131,6 +136,15 @@ def test_a_folder_of_patches_is_cut_damaged_and_read(done, folder):
     assert rows[0]["damaged, named"] in ("8 of 10 in 8 lines", "10 of 10 in 10 lines")
     assert (figures(rows, "images/s, epoch 3", "peak MB, epoch 3") > 0).all()
     assert len(list((folder / "patches").rglob("*.png"))) == 100
+
+
+def test_the_pipeline_s_speed_has_a_row_for_each_size_source_and_flip(done):
+    (rows,) = tables(done["pipeline"])
+    assert [row["image"] for row in rows] == ["8x8x1"] * 4 + ["4x6x3"] * 4
+    assert [(row["source"], row["flips"]) for row in rows[:4]] == [
+        ("array", "no"), ("array", "yes"), ("folder, kept", "no"), ("folder, kept", "yes"),
+    ]  # fmt: skip
+    assert (figures(rows, "median", "lowest", "highest", "µs a batch") > 0).all()
 
 
 @pytest.fixture(scope="module")

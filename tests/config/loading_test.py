@@ -154,6 +154,8 @@ def test_another_preset_leaves_out_what_belonged_to_the_first(tmp_path):
     assert config.sample == schema.Sample(num_images=4)
     # The file has no process: it is the default one, blurring.
     assert load_config(path, ["process.preset=blurring"]) == load_config(path)
+    path.write_text(FULL.replace("prediction: v", "prediction: preconditioned, loss_exponent: 0.25"))
+    assert load_config(path, ["process.preset=gaussian"]).model == schema.Model(label_dropout=0.2)
 
 
 @pytest.mark.parametrize("preset", ["process.preset=cold", "process={preset: cold}"])
@@ -274,6 +276,10 @@ def test_build_model():
     assert (model.prediction, model.ema_decay, model.clip_norm, model.seed) == ("v", 0.5, None, 3)
     assert (model.loss_type, model.label_dropout) == ("absolute_error", 0.25)
     assert (model.sampler, model.num_steps, model.grid) == ("multistep3", 7, "logsnr")
+    mapping["model"] = {"prediction": "preconditioned", "loss_exponent": 0.25}
+    model = build_model(parse_config(mapping))
+    assert (model.prediction, model.loss_exponent) == ("preconditioned", 0.25)
+    assert build_model(parse_config(mapping | {"model": {"prediction": "preconditioned"}})).loss_exponent == 0.5
 
 
 @pytest.mark.filterwarnings("ignore:the blur's standard deviation reaches")

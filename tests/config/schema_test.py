@@ -33,7 +33,12 @@ def test_defaults():
     assert config.process == schema.Blurring()
     assert config.image_shape == (64, 64, 3) and config.network.multipliers == (1, 2, 2, 2)
     assert (config.train.steps, config.train.learning_rate, config.train.precision) == (800_000, 2e-4, "float32")
-    assert config.model.model_dump() == {"prediction": None, "loss_type": None, "label_dropout": 0.0}
+    assert config.model.model_dump() == {
+        "prediction": None,
+        "loss_type": None,
+        "loss_exponent": None,
+        "label_dropout": 0.0,
+    }
     assert config.sample.model_dump() == {"sampler": None, "num_steps": None, "grid": None, "num_images": 64}
 
 
@@ -156,12 +161,26 @@ def test_every_range_is_kept():
         (
             {"model.prediction": "less_blurred", "sample.sampler": "heat"},
             "model.prediction: prediction 'less_blurred' needs a process with levels (heat_dissipation, cold); with "
-            "this process it must be one of eps, v, x0",
+            "this process it must be one of eps, v, x0, preconditioned",
+        ),
+        (
+            {"process.preset": "cold", "model.prediction": "preconditioned", "model.loss_exponent": 1.0},
+            "model.prediction: prediction 'preconditioned' needs a process with noise; with this process it must be "
+            "one of x0, less_blurred",
+        ),
+        (
+            {"model.loss_exponent": 0.5},
+            "model.loss_exponent: loss_exponent is for the prediction preconditioned; with eps it must be left out. "
+            "Received: 0.5",
+        ),
+        (
+            {"model.prediction": "preconditioned", "model.loss_exponent": -0.5},
+            "model.loss_exponent: got -0.5, expected",
         ),
         (
             {"process.preset": "cold", "sample.sampler": "ddim"},
-            "sample.sampler: sampler 'ddim' needs a process with noise, and the prediction eps, v or x0; with this "
-            "process and prediction 'x0' it must be one of heat, cold, cold_naive",
+            "sample.sampler: sampler 'ddim' needs a process with noise, and the prediction eps, v, x0 or "
+            "preconditioned; with this process and prediction 'x0' it must be one of heat, cold, cold_naive",
         ),
         (
             {"process.preset": "heat_dissipation", "sample.num_steps": 50},

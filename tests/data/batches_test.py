@@ -1,16 +1,21 @@
+import hashlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from tests.support.images import numbered
+from tf_blurdiff.data import batches
 from tf_blurdiff.data.batches import training_batches
+from tf_blurdiff.data.kept import KeptPixels, empty_pixels
 from tf_blurdiff.data.pictures import DataError
-from tf_blurdiff.data.pixels import to_uint8
-from tf_blurdiff.data.sources import Images, in_memory
+from tf_blurdiff.data.sources import Images, in_memory, open_images
+from tf_blurdiff.diffusion.stateless_random import fold
 
 
 def indices_of(dataset, steps):
-    return [to_uint8(x)[:, 0, 0, 0].numpy().tolist() for x in dataset.take(steps)]
+    return [x[:, 0, 0, 0].numpy().tolist() for x in dataset.take(steps)]
 
 
 def test_an_epoch_has_each_image_once():
@@ -65,7 +70,7 @@ def test_flips_mirror_about_half_of_the_images_anew_in_each_epoch():
     epochs = [x.numpy() for x in training_batches(images, 100, seed=0, flip=True).take(2)]
     mirrored = []
     for x in epochs:
-        pixels = to_uint8(x).numpy()[:, 0, :, 0]
+        pixels = x[:, 0, :, 0]
         assert sorted(pixels.max(axis=1)) == list(range(100)) and not pixels.min(axis=1).any()
         mirrored.append({int(row[1]) for row in pixels if row[1]})
     assert all(30 < len(flipped) < 70 for flipped in mirrored) and mirrored[0] != mirrored[1]
@@ -73,17 +78,16 @@ def test_flips_mirror_about_half_of_the_images_anew_in_each_epoch():
 
 def test_flips_differ_from_step_to_step():
     steps = training_batches(in_memory(np.array([[[[0], [255]]]], np.uint8)), 1, seed=0, flip=True).take(40)
-    assert 8 < sum(float(x[0, 0, 0, 0]) == 1.0 for x in steps) < 32
+    assert 8 < sum(int(x[0, 0, 0, 0]) == 255 for x in steps) < 32
 
 
-def test_batches_are_static_endless_and_in_the_unit_range():
+def test_batches_are_static_endless_and_of_bytes():
     dataset = training_batches(numbered(5), 2, seed=0, labels=True)
     x, label = dataset.element_spec
-    assert (x.shape, x.dtype, label.shape, label.dtype) == ((2, 2, 3, 1), tf.float32, (2,), tf.int64)
+    assert (x.shape, x.dtype, label.shape, label.dtype) == ((2, 2, 3, 1), tf.uint8, (2,), tf.int64)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
     for x, label in dataset.take(3):
-        np.testing.assert_array_equal(to_uint8(x)[:, 0, 0, 0], label)
-        assert float(tf.reduce_min(x)) == -1.0
+        np.testing.assert_array_equal(x[:, 0, 0, 0], label)
 
 
 def flipped_and_labelled(images, batch_size, **options):
@@ -126,14 +130,90 @@ def test_a_batch_that_replicas_cannot_share():
         training_batches(numbered(9), 5, seed=0, num_replicas=2)
 
 
-def test_pixels_are_bytes_until_the_last_map():
-    dataset = training_batches(numbered(9), 4, seed=0, flip=True)
-    assert dataset.element_spec.dtype == tf.float32
-    (before,) = dataset._inputs()
-    assert "Prefetch" in type(before).__name__
-    while inputs := before._inputs():
-        assert all(spec.dtype.is_integer for spec in tf.nest.flatten(before.element_spec))
-        before = inputs[0]
+def expected(pixels, batch_size, seed, step):
+    """The batch of a step, said in the plainest way."""
+    per_epoch = len(pixels) // batch_size
+    shuffle_seed = fold([seed, 0], step // per_epoch)
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(pixels)), shuffle_seed, alg="philox").numpy()
+    x = pixels[order.reshape(-1)[step % per_epoch * batch_size :][:batch_size]]
+    drawn = tf.random.stateless_uniform((1, batch_size), fold([seed, 1], step), alg="philox")[0].numpy()
+    return np.where((drawn < 0.5)[:, None, None, None], x[:, :, ::-1], x)
+
+
+def noise(count, shape):
+    return np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
+
+
+def folder_of(pixels, folder):
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{number:03}.png")
+    return folder
+
+
+SOURCES = {
+    "in memory": lambda pixels, folder: in_memory(pixels),
+    "kept folder": lambda pixels, folder: open_images("image_folder", [5, 7], 3, root=folder_of(pixels, folder)),
+    "folder": lambda pixels, folder: open_images("image_folder", [5, 7], 3, root=folder_of(pixels, folder), cache_gb=0),
+}
+
+
+@pytest.mark.parametrize("most_shares", [1, 3, 64])
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_and_chunk_gives_the_same_batches(source, most_shares, tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "_MOST_SHARES", most_shares)
+    pixels = noise(30, (5, 7, 3))
+    dataset = training_batches(SOURCES[source](pixels, tmp_path), 4, seed=9, flip=True, start_step=3)
+    # Four epochs of seven steps.
+    for step, x in enumerate(dataset.take(25).as_numpy_iterator(), 3):
+        np.testing.assert_array_equal(x, expected(pixels, 4, 9, step))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 1), (3, 5, 1), (3, 5, 3), (2, 8, 2)])
+def test_forms_of_images_are_mirrored_alike(shape):
+    pixels = noise(20, shape)
+    dataset = training_batches(in_memory(pixels), 8, seed=2, flip=True)
+    for step, x in enumerate(dataset.take(5).as_numpy_iterator()):
+        np.testing.assert_array_equal(x, expected(pixels, 8, 2, step))
+
+
+# Of 40 steps: pixels and labels.
+DIGESTS = {(0, False): "bce1e00fd41f599a", (0, True): "a2cd1669e8f8f07b", (123456789, True): "855702f4b6d9a25c"}
+
+
+@pytest.mark.parametrize("seed, flip", DIGESTS)
+def test_the_batches_of_digits_are_those_of_earlier_versions(seed, flip):
+    digits = open_images("digits", image_size=8, channels=1)
+    dataset = training_batches(digits, 64, seed=seed, flip=flip, labels=True, start_step=20)
+    content = b"".join(part.tobytes() for element in dataset.take(40).as_numpy_iterator() for part in element)
+    assert hashlib.sha256(content).hexdigest()[:16] == DIGESTS[seed, flip]
+
+
+def sizes_of_reads(kept, steps):
+    """How many images each call of fetch was asked for, in batches of 4 of 40 images."""
+    sizes = []
+
+    def fetch(indices):
+        sizes.append(len(indices))
+        return kept.pixels[indices]
+
+    images = Images(fetch, 40, (1, 1, 1), kept=kept)
+    list(training_batches(images, 4, seed=0).take(steps))
+    return sizes
+
+
+def test_pictures_that_are_not_in_memory_are_read_batch_by_batch():
+    assert set(sizes_of_reads(KeptPixels(empty_pixels((40, 1, 1, 1)), complete=False), 10)) == {4}
+
+
+def test_pictures_that_are_mostly_in_memory_are_read_many_batches_at_once():
+    kept = KeptPixels(empty_pixels((40, 1, 1, 1)), complete=False)
+    for index in range(39):
+        kept.put(index, np.zeros((1, 1, 1)))
+    assert set(sizes_of_reads(kept, 10)) == {40}
+
+
+def test_pictures_that_are_in_memory_are_not_asked_for():
+    assert sizes_of_reads(KeptPixels(np.zeros((40, 1, 1, 1), np.uint8)), 10) == []
 
 
 @pytest.mark.parametrize("batch_size", [0, 6])

@@ -9,7 +9,7 @@ from keras import ops
 
 import tf_blurdiff as bd
 from tests.support.models import images, make
-from tf_blurdiff.diffusion.predictions import get_prediction
+from tf_blurdiff.diffusion.predictions import Spectrum, get_prediction
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 
 
@@ -58,10 +58,11 @@ def test_a_model_without_bounds_or_statistics_does_not_shrink(rng, shrinking, ad
 GUARD = SpectralGuard(np.zeros((8, 8, 1), "float32"), np.full((8, 8, 1), 0.2, "float32"), 0.05, 3.0)
 
 
-@pytest.mark.parametrize("name", ["eps", "v", "x0"])
+@pytest.mark.parametrize("name", ["eps", "v", "x0", "preconditioned"])
 def test_what_is_shrunk_leaves_z_as_it_is(rng, name):
     """alpha x0 + sigma eps is z again, whatever is done to x0; where nothing is done, eps is the network's."""
-    process, prediction = bd.process.blurring(sigma_blur_max=1.0), get_prediction(name)
+    process = bd.process.blurring(sigma_blur_max=1.0)
+    prediction = get_prediction(name).of_data(Spectrum(GUARD.freq_mean, GUARD.freq_std))
     at_t, at_s = marginals(process, 0.5, 0.4)
     x0_freq, eps_freq = rng.normal(size=(2, 2, 8, 8, 1)).astype("float32")
     z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
@@ -77,6 +78,17 @@ def test_what_is_shrunk_leaves_z_as_it_is(rng, name):
     np.testing.assert_allclose(guarded.mean_freq, at_s.alpha * guarded.x0_freq, rtol=1e-6)
     wide = dataclasses.replace(denoiser, guard=GUARD._replace(assumed_error=0.0, clip_stds=1e6))
     np.testing.assert_array_equal(wide(z_freq, t, at_t, at_s).eps_freq, own.eps_freq)
+
+
+def test_preconditioned_estimates_are_clipped_and_not_shrunk(rng):
+    prediction = get_prediction("preconditioned").of_data(Spectrum(GUARD.freq_mean, GUARD.freq_std))
+    at_t, at_s = marginals(bd.process.blurring(sigma_blur_max=1.0), 0.5, 0.4)
+    output = (9.0 * rng.normal(size=(2, 8, 8, 1))).astype("float32")
+    denoiser = Denoiser(lambda inputs: output, prediction, GUARD._replace(assumed_error=9.0))
+    arguments = np.zeros((2, 8, 8, 1), "float32"), np.full(2, 0.5, "float32"), at_t, at_s
+    own = denoiser.unguarded()(*arguments).x0_freq
+    assert np.abs(own).max() > 0.7
+    np.testing.assert_array_equal(denoiser(*arguments).x0_freq, np.clip(own, -3 * np.float32(0.2), 3 * np.float32(0.2)))
 
 
 def test_less_blurred_is_shrunk_on_the_scale_of_the_next_level(rng):

@@ -4,6 +4,9 @@ import pytest
 
 import tf_blurdiff as bd
 from tests.support.models import PROCESSES, images, make, randomized, small_network
+from tf_blurdiff.diffusion.likelihood import bits_per_dimension
+from tf_blurdiff.diffusion.predictions import Estimate
+from tf_blurdiff.errors import UserError
 
 
 def test_much_blur_is_warned_of():
@@ -11,7 +14,10 @@ def test_much_blur_is_warned_of():
         bd.DiffusionModel(small_network(), bd.process.blurring(), image_shape=(8, 8, 1))
 
 
-@pytest.mark.parametrize("process, prediction", [("blurring", "eps"), ("heat_dissipation", "less_blurred")])
+@pytest.mark.parametrize(
+    "process, prediction",
+    [("blurring", "eps"), ("blurring", "preconditioned"), ("heat_dissipation", "less_blurred")],
+)
 def test_the_averaged_copy_samples_alike_from_a_smaller_file(process, prediction, tmp_path):
     model = randomized(make(process=process, prediction=prediction))
     model.averaged().save(tmp_path / "averaged.keras")
@@ -63,6 +69,12 @@ def test_any_keras_network_of_the_form_will_do():
             lambda m: make(process="cold", prediction="eps"),
             "prediction 'eps' needs a process with noise .* must be one of x0, less_blurred",
         ),
+        (
+            lambda m: make(process="cold", prediction="preconditioned"),
+            "prediction 'preconditioned' needs a process with noise; with this .* must be one of x0, less_blurred",
+        ),
+        (lambda m: make(loss_exponent=0.5), "loss_exponent is for the prediction preconditioned; with eps it must"),
+        (lambda m: make(prediction="preconditioned", loss_exponent=-1.0), "loss_exponent must be 0 or more, or None"),
         (lambda m: make(prediction="less_blurred"), "needs a process with levels"),
         (lambda m: make(sampler="cold"), "sampler 'cold' needs a process that blurs without ending in noise"),
         (lambda m: make(loss_type="huber"), "loss_type must be one of squared_error, absolute_error"),
@@ -113,6 +125,8 @@ def test_a_copy_from_the_config_has_every_argument():
     arguments |= {"sampler": "ancestral", "num_steps": 7, "grid": "quadratic", "seed": 3, "loss_type": "absolute_error"}
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(make(**arguments)))
     assert {name: getattr(copy, name) for name in arguments} == arguments
+    weighted = make(prediction="preconditioned", loss_exponent=0.25)
+    assert type(weighted).from_config(weighted.get_config()).loss_exponent == 0.25
 
 
 @pytest.mark.parametrize("form", ["half precision", "plain call"])
@@ -152,3 +166,101 @@ def test_bits_per_dimension_are_those_of_the_averaged_weights(rng):
     np.testing.assert_allclose(again.total, bounds[0].total, rtol=1e-6)
     with pytest.raises(ValueError, match="labels must be 5 integers"):
         model.bits_per_dimension(x0, labels=[0])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, tmp_path: m.fit(images(8), batch_size=8, verbose=0),
+        lambda m, tmp_path: m.evaluate(images(8), batch_size=8, verbose=0),
+        lambda m, tmp_path: m.train_step(images(8)),
+        lambda m, tmp_path: m.check_prior(),
+        lambda m, tmp_path: m.sample([0]),
+        lambda m, tmp_path: m.sample([0], images=images(1), strength=0.5),
+        lambda m, tmp_path: m.interpolate(0, 1),
+        lambda m, tmp_path: m.deblur(images(1), 1.0),
+        lambda m, tmp_path: m.bits_per_dimension(images(1)),
+        lambda m, tmp_path: bd.export_savedmodel(m, tmp_path),
+    ],
+)
+def test_preconditioned_wants_the_statistics_first(call, tmp_path):
+    model = make(prediction="preconditioned")
+    model.compile("sgd")
+    with pytest.raises(UserError, match=r"'preconditioned' is in units of the data's statistics.*: call adapt with"):
+        call(model, tmp_path)
+    model.adapt([images()])
+    assert model.sample([0], num_steps=2).shape == (1, 8, 8, 1)
+
+
+def test_preconditioned_statistics_stay(tmp_path):
+    model = make(prediction="preconditioned", process="heat_dissipation")
+    model.compile("sgd")
+    model.adapt([images()])
+    model.fit(images(8), batch_size=8, verbose=0)
+    model.save(tmp_path / "model.keras")
+    for each in (model, model.averaged(), bd.load_model(tmp_path / "model.keras")):
+        with pytest.raises(UserError, match=r"units of the statistics that the model has already: .* make a new model"):
+            each.adapt([images(seed=1)])
+        np.testing.assert_array_equal(each.freq_std, model.freq_std)
+        np.testing.assert_array_equal(each.sample([1], num_steps=3), model.sample([1], num_steps=3))
+
+
+def smooth_images(rng, count):
+    """Gaussian in each coefficient, and almost all pixels in [-1, 1]."""
+    std = 0.05 + 1.0 / (1.0 + bd.laplacian_eigenvalues(8, 8))[:, :, None]
+    return np.clip(bd.idct2((std * rng.normal(size=(count, 8, 8, 1))).astype("float32")), -1.0, 1.0)
+
+
+def silent(process, data):
+    """A preconditioned model whose network says 0: the exact denoiser of Gaussian data with these statistics."""
+    model = make(process=process, prediction="preconditioned", clip_stds=None)
+    model.adapt([data])
+    for average in model.ema_weights:
+        average.assign(0.0 * average)
+    return model
+
+
+@pytest.mark.parametrize("sampler", ["multistep3", "ancestral2"])
+@pytest.mark.parametrize("process", ["gaussian", "blurring"])
+def test_a_preconditioned_network_that_says_nothing_samples_gaussian_data(rng, process, sampler):
+    model = silent(process, smooth_images(rng, 2000))
+    samples = model.sample(range(2000), sampler=sampler, num_steps=40, return_trajectory=True)[-1]
+    freq = bd.dct2(samples).numpy()
+    mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
+    # Five standard deviations of the estimates, and what 40 steps get wrong.
+    np.testing.assert_allclose(freq.std(axis=0) / std, 1.0, atol=5 / np.sqrt(4000) + 0.02)
+    np.testing.assert_allclose((freq.mean(axis=0) - mean) / std, 0.0, atol=5 / np.sqrt(2000) + 0.02)
+
+
+@pytest.mark.parametrize("process", ["gaussian", "blurring"])
+def test_the_bits_of_a_preconditioned_network_that_says_nothing(rng, process):
+    data = smooth_images(rng, 500)
+    model = silent(process, data)
+    mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
+
+    def exact(z_freq, t, at_t, at_s, labels):
+        alpha, sigma = at_t.alpha, at_t.sigma
+        weight = alpha * std**2 / ((alpha * std) ** 2 + sigma**2)
+        return Estimate(mean + weight * (z_freq - alpha * mean), None, None)
+
+    x0 = (np.round((data[:8] + 1) * 127.5) / 127.5 - 1).astype("float32")
+    expected = bits_per_dimension(x0, model.process, exact, num_steps=50, conditions=(np.zeros(8, np.int64),))
+    np.testing.assert_allclose(model.bits_per_dimension(x0, num_steps=50).total, expected.total, rtol=1e-4)
+
+
+def test_a_preconditioned_model_restores_as_one_of_eps_with_the_same_estimates(rng):
+    data = smooth_images(rng, 500)
+    model, of_eps = silent("blurring", data), make(prediction="eps", clip_stds=None, assumed_error=0.0)
+    of_eps.adapt([data])
+    mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
+
+    def exact_eps(inputs):
+        z_freq, (alpha, sigma) = bd.dct2(inputs[0]), of_eps.process.alpha_sigma(inputs[1], 8, 8)
+        return bd.idct2(sigma / ((alpha * std) ** 2 + sigma**2) * (z_freq - alpha * mean))
+
+    of_eps.ema_call = exact_eps
+    sigma = np.full(4, 0.6, "float32")
+    blurred = np.asarray(bd.layers.HeatBlur()([data[:4], sigma]))
+    restored = model.deblur(blurred, sigma, num_steps=20)
+    np.testing.assert_allclose(restored, of_eps.deblur(blurred, sigma, num_steps=20), atol=1e-3)
+    assert np.abs(np.asarray(bd.layers.HeatBlur()([restored, sigma])) - blurred).max() < 3 * 2 / 255

@@ -23,14 +23,17 @@ def trained(strategy=None, steps=6, global_batch=8, network=unet, **kwargs):
         keras.utils.set_random_seed(0)
         model = make(network(), **kwargs)
         model.compile(keras.optimizers.Adam(1e-3))
+    if model.prediction == "preconditioned":
+        model.adapt([images()])
     dataset = tf.data.Dataset.from_tensor_slices(images(steps * global_batch)).batch(global_batch, drop_remainder=True)
     history = model.fit(dataset, shuffle=False, verbose=0)
     return model, history.history["loss"][0]
 
 
-def test_two_replicas_train_as_one(two_replicas):
-    one, one_loss = trained(clip_norm=0.1)
-    two, two_loss = trained(two_replicas, clip_norm=0.1)
+@pytest.mark.parametrize("network, prediction", [(unet, "eps"), (small_network, "preconditioned")])
+def test_two_replicas_train_as_one(two_replicas, network, prediction):
+    one, one_loss = trained(clip_norm=0.1, network=network, prediction=prediction)
+    two, two_loss = trained(two_replicas, clip_norm=0.1, network=network, prediction=prediction)
     assert len(one.weights) == len(two.weights)
     for ours, theirs in zip(one.weights, two.weights):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=ours.path)
@@ -62,17 +65,60 @@ def test_the_loss_is_the_formulas(rng, process, prediction, loss_type):
     x0, eps = images(4), rng.normal(size=(4, 8, 8, 1)).astype("float32")
     t = np.array([1, 2, 4, 6], "float32") / 6
     losses = learning.example_losses(model, model.ema_call, x0, t, bd.dct2(eps))
-    alpha, sigma = model.process.alpha_sigma(t, 8, 8)
+    alpha, sigma = (np.asarray(each) for each in model.process.alpha_sigma(t, 8, 8))
+    mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
     z_t = model.process.diffuse(x0, t, eps)
+    norm = np.sqrt((alpha * std) ** 2 + sigma**2)
+
+    def wiener_error():
+        wiener = mean + alpha * std**2 / norm**2 * (bd.dct2(z_t) - alpha * mean)
+        return (bd.dct2(x0) - wiener) / (std * sigma / norm)
+
     target = {
         "eps": lambda: eps,
         "v": lambda: bd.idct2(alpha * bd.dct2(eps) - sigma * bd.dct2(x0)),
         "x0": lambda: x0,
         "less_blurred": lambda: model.process.diffuse(x0, t - np.float32(1 / 6), 0.0 * eps) - z_t,
+        "preconditioned": lambda: bd.idct2(wiener_error()),
     }[prediction]()
     error = np.asarray(model.ema_call([z_t, t]) - target)
+    if prediction == "preconditioned":  # Weighted with the square root of d eps / d F.
+        error = np.asarray(bd.idct2(np.sqrt(alpha * std / norm) * bd.dct2(error)))
     expected = (np.square(error) if loss_type == "squared_error" else np.abs(error)).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def gradient_of_loss(model, network, x0, t, eps_freq):
+    """The losses, and their mean's gradient with respect to the weights."""
+    with tf.GradientTape() as tape:
+        losses = learning.example_losses(model, network, x0, t, eps_freq)
+        loss = tf.reduce_mean(losses)
+    return losses, tape.gradient(loss, model.network.trainable_variables)
+
+
+@pytest.mark.parametrize("process", ["gaussian", "blurring"])
+def test_an_exponent_of_1_is_the_loss_of_eps_through_the_same_network(rng, process):
+    """Value and gradient, of a network whose output is first made an eps of."""
+    network = small_network()
+    preconditioned = make(network, process, prediction="preconditioned", loss_exponent=1.0)
+    preconditioned.adapt([0.5 * images() + 0.2])
+    eps = make(network, process, prediction="eps")
+    mean, std = np.asarray(preconditioned.freq_mean), np.asarray(preconditioned.freq_std)
+
+    def eps_network(inputs):
+        z_freq, (alpha, sigma) = bd.dct2(inputs[0]), eps.process.alpha_sigma(inputs[1], 8, 8)
+        variance = (alpha * std) ** 2 + sigma**2
+        wiener = mean + alpha * std**2 / variance * (z_freq - alpha * mean)
+        x0_hat = wiener + std * sigma / tf.sqrt(variance) * bd.dct2(network(inputs))
+        return bd.idct2((z_freq - alpha * x0_hat) / sigma)
+
+    x0, eps_freq = 0.5 * images(16) + 0.2, rng.normal(size=(16, 8, 8, 1)).astype("float32")
+    t = tf.linspace(0.1, 1.0, 16)
+    losses, gradient = gradient_of_loss(preconditioned, network, x0, t, eps_freq)
+    expected_losses, expected_gradient = gradient_of_loss(eps, eps_network, x0, t, eps_freq)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4, atol=1e-8)
+    for ours, theirs in zip(gradient, expected_gradient):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
 
 
 def test_training_visits_every_level_that_sampling_does():
@@ -146,6 +192,19 @@ def test_times_are_spread_over_the_batch():
     np.testing.assert_allclose(np.diff(np.sort(t)), 1 / 16, atol=1e-6)
     of_times = normal_rows(fold([0, 1], 0), (16, 8, 8, 1))
     assert not np.array_equal(eps_freq, of_times)
+
+
+def test_times_are_other_ones_in_every_step():
+    drawn = [learning._drawn_time_and_noise(make(), fold([0, 0], step), images(8))[0] for step in range(20)]
+    starts = np.min(drawn, axis=1)
+    assert len(np.unique(starts)) == 20 and 0 <= starts.min() < 0.05 < 0.075 < starts.max() < 0.125
+
+
+def test_the_seed_decides_what_the_averages_loss_is_of():
+    data = images(8)
+    losses = [learning.ema_losses(randomized(make(seed=seed)), data).numpy() for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(losses[0], losses[1])
+    assert not np.allclose(losses[0], losses[2])
 
 
 @pytest.mark.parametrize("clip_norm", [None, 0.05])

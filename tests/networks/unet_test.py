@@ -164,3 +164,14 @@ def test_rematerialisation_computes_the_blocks_twice_and_only_in_training(rng):
     blocks = 8  # Two on the way down, two in the middle, four on the way up; each has two convolutions, or three.
     assert convolutions(True, train) >= convolutions(False, train) + 2 * blocks
     assert convolutions(True, predict) == convolutions(False, predict)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_building_leaves_nothing_for_the_first_call(num_classes):
+    network = bd.UNet((8, 12, 1), 8, (1, 2, 2), 1, (4, 8), num_classes=num_classes, rematerialize=True)
+    network.build()
+    paths = [weight.path for weight in network.weights]
+    assert all(layer.built for layer in network._flatten_layers())
+    label = [] if num_classes is None else [np.array([0, 3])]
+    assert network([np.zeros((2, 8, 12, 1)), np.zeros(2), *label], training=True).shape == (2, 8, 12, 1)
+    assert [weight.path for weight in network.weights] == paths

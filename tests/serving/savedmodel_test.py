@@ -158,7 +158,7 @@ def operations(export_dir):
 # One of each family; the slow test has all.
 FAMILIES = [
     ("gaussian", "v", "ancestral"), ("blurring", "x0", "multistep3"), ("heat_dissipation", "less_blurred", "heat"),
-    ("cold", "x0", "cold"),
+    ("cold", "x0", "cold"), ("blurring", "preconditioned", "ancestral2"),
 ]  # fmt: skip
 
 
@@ -186,9 +186,10 @@ def check_export_of(folder, process, prediction, sampler):
     assert_same_images(image, to_uint8(expected))
 
 
-def test_an_export_is_refused_that_would_need_the_data(tmp_path):
+@pytest.mark.parametrize("process, prediction", [("cold", "x0"), ("blurring", "preconditioned")])
+def test_an_export_is_refused_that_would_need_the_data(tmp_path, process, prediction):
     with pytest.raises(UserError, match="call adapt with the training images"):
-        bd.export_savedmodel(models.make(process="cold", prediction="x0"), tmp_path)
+        bd.export_savedmodel(models.make(process=process, prediction=prediction), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

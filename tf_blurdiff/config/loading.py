@@ -34,7 +34,7 @@ _DECIDING = {
     "process": _Decides(
         "preset",
         ProcessSection,
-        {"model": {"prediction", "loss_type"}, "sample": {"sampler", "num_steps", "grid"}},
+        {"model": {"prediction", "loss_type", "loss_exponent"}, "sample": {"sampler", "num_steps", "grid"}},
         Config.model_fields["process"].default.preset,
     ),
     "data": _Decides("source", Data, {}, None),
@@ -63,9 +63,9 @@ def load_config(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Conf
     Args:
         path_or_name: a file's path, or the name of a config that comes with the package, with or without .yaml.
         overrides: strings "section.key=value"; the value is read as YAML. Another process.preset or data.source is
-            applied before the others. With another preset, what the file says of process, of model.prediction and
-            loss_type, and of sample.sampler, num_steps and grid belonged to its own, and is left out; with another
-            source, what it says of data but for image_size, channels and flip.
+            applied before the others. With another preset, what the file says of process, of model.prediction,
+            loss_type and loss_exponent, and of sample.sampler, num_steps and grid belonged to its own, and is left out;
+            with another source, what it says of data but for image_size, channels and flip.
 
     Raises:
         ConfigError: with one line per problem.
@@ -135,7 +135,8 @@ def build_process(config: Config) -> Process:
 def build_network(config: Config) -> UNet:
     """The config's `UNet`, untrained."""
     try:
-        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=with_precision(config).train.precision)
+        precision = with_precision(config).train.precision
+        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=precision)
         network.build()
     except ValueError as error:
         # Keras puts words of its own in front of a layer's.

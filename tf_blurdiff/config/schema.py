@@ -13,7 +13,13 @@ from tf_blurdiff.compilation import CHOICES as COMPILE_CHOICES
 from tf_blurdiff.config.messages import problem, show
 from tf_blurdiff.devices import STRATEGIES
 from tf_blurdiff.diffusion.grids import GRIDS
-from tf_blurdiff.diffusion.predictions import LOSSES, PREDICTIONS, default_prediction, get_prediction
+from tf_blurdiff.diffusion.predictions import (
+    LOSSES,
+    PREDICTIONS,
+    checked_loss_exponent,
+    default_prediction,
+    get_prediction,
+)
 from tf_blurdiff.diffusion.process import BLUR_SCHEDULES, BLUR_UNITS, NOISE_SCHEDULES, PRESETS, Process
 from tf_blurdiff.diffusion.samplers import (
     SAMPLERS,
@@ -222,6 +228,9 @@ class Model(Section):
     loss_type: Annotated[str, _one_of(LOSSES)] | None = Field(
         None, description="of the prediction; null: squared_error, for cold absolute_error"
     )
+    loss_exponent: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="of the weights in preconditioned's loss: 0 for none, 1 for the loss of eps; null: 0.5"
+    )
     label_dropout: float = Field(0.0, ge=0, lt=1, description="share of labels left out, for guidance")
 
 
@@ -341,7 +350,8 @@ class Config(Section):
         refusals = list(_refusals("model.prediction", get_prediction, prediction, process))
         if refusals:
             yield from refusals
-            return  # Sampling depends on it: one thing at a time.
+            return  # The others depend on it: one thing at a time.
+        yield from _refusals("model.loss_exponent", checked_loss_exponent, self.model.loss_exponent, prediction)
         sampler, num_steps = default_sampler(process, prediction), default_num_steps(process, prediction)
         fitting = SamplingSettings(sampler, num_steps, grid="uniform")
         for key in ("sampler", "num_steps", "grid"):

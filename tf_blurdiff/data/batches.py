@@ -1,7 +1,9 @@
-"""Batches of numbers in [-1, 1]. For training their order and random flips are functions of (seed, step) and the data.
+"""Batches. For training they are of bytes, and their order and random flips are functions of (seed, step) and the data.
 
 So a run can continue at any step without repeating the steps before it.
 """
+
+import math
 
 import tensorflow as tf
 
@@ -12,6 +14,10 @@ from tf_blurdiff.diffusion.stateless_random import fold
 
 # Two sequences of random numbers from one seed.
 _ORDER, _FLIPS = range(2)
+# Pictures in memory are read in chunks of so many bytes, many steps at once; so many bytes wait to be taken.
+_CHUNK_BYTES, _AHEAD_BYTES = 4 * 2**20, 16 * 2**20
+# Of a worker's shares of steps, in a chunk and ahead: small images need not be read far ahead.
+_MOST_SHARES = 64
 
 
 def training_batches(
@@ -30,6 +36,9 @@ def training_batches(
     A worker of several reads its own rows alone: replica r has rows `[r * B, (r + 1) * B)` of the global batch, which
     is the same however many replicas share it.
 
+    What is read ahead takes at most 16 MB of pixels and 4 MB for each thread that reads, or two elements and one if
+    those are more, and the next epoch's order, 8 bytes an image.
+
     Args:
         images: an `Images`.
         batch_size: of the global batch, at most `images.num_images`.
@@ -41,8 +50,8 @@ def training_batches(
         num_replicas: of all workers together; a divisor of batch_size.
 
     Returns:
-        tf.data.Dataset of float32 `[B, H, W, C]` in [-1, 1], or of pairs with int64 `[B]`, where B is
-        `batch_size / num_replicas`: for each step one element for each of `replicas`, in their order.
+        tf.data.Dataset of uint8 `[B, H, W, C]`, or of pairs with int64 `[B]`, where B is `batch_size / num_replicas`:
+        for each step one element for each of `replicas`, in their order.
 
     Raises:
         DataError: if there are fewer images than batch_size, replicas cannot share it evenly, or labels are asked for
@@ -52,8 +61,8 @@ def training_batches(
         >>> from tf_blurdiff.data.sources import open_images
         >>> digits = open_images("digits", image_size=8, channels=1)
         >>> x = next(iter(training_batches(digits, batch_size=32, seed=0)))
-        >>> x.shape
-        TensorShape([32, 8, 8, 1])
+        >>> x.shape, x.dtype
+        (TensorShape([32, 8, 8, 1]), tf.uint8)
     """
     if not 1 <= batch_size <= images.num_images:
         raise DataError(f"batch_size: got {batch_size}, expected 1 to {images.num_images}, the number of images")
@@ -62,21 +71,29 @@ def training_batches(
     images.check_labels(labels)
     rows = batch_size // num_replicas
 
-    def load(step, replica, indices):
-        pixels = images.read(tf.ensure_shape(indices, (rows,)))
+    def draw_flips(share):
+        # The whole batch's are drawn, whoever needs them.
+        step, replica = share
+        drawn = tf.random.stateless_uniform((num_replicas, rows), fold([seed, _FLIPS], step), alg="philox")
+        return drawn[replica] < 0.5
+
+    def load(steps, replicas, indices):
+        indices = tf.reshape(indices, [-1])
+        pixels = images.read(indices)
         if flip:
-            # The whole batch's are drawn, whoever needs them.
-            drawn = tf.random.stateless_uniform((num_replicas, rows), fold([seed, _FLIPS], step), alg="philox")
-            pixels = _mirrored(pixels, drawn[replica] < 0.5)
-        return (pixels, images.read_labels(indices)) if labels else (pixels,)
+            which = tf.map_fn(draw_flips, (steps, replicas), fn_output_signature=tf.TensorSpec([rows], tf.bool))
+            pixels = _mirrored(pixels, tf.reshape(which, [-1]))
+        pixels = tf.reshape(pixels, (-1, rows, *images.image_shape))
+        return (pixels, tf.reshape(images.read_labels(indices), (-1, rows))) if labels else (pixels,)
 
-    def finish(pixels, *label):
-        return (to_unit_range(pixels), *label) if labels else to_unit_range(pixels)
-
-    shares = _shares(images.num_images, batch_size, seed, start_step, replicas, num_replicas)
-    batches = shares.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    # Floats come last: they are four times as large, and would be so in every buffer.
-    return batches.prefetch(tf.data.AUTOTUNE).map(finish)
+    share_bytes = rows * math.prod(images.image_shape)
+    in_chunk, ahead = (min(_MOST_SHARES, size // share_bytes) for size in (_CHUNK_BYTES, _AHEAD_BYTES))
+    chunks = _chunks(images, batch_size, seed, start_step, replicas, num_replicas, max(1, in_chunk))
+    loaded = chunks.map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    # Slices share the chunk's memory; unbatch() would copy it.
+    shares = loaded.flat_map(lambda *chunk: tf.data.Dataset.from_tensor_slices(chunk if labels else chunk[0]))
+    shares = shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return shares.prefetch(max(2, ahead))
 
 
 def evenly_spaced_batches(images: Images, count: int, batch_size: int, labels: bool = False) -> tf.data.Dataset:
@@ -100,26 +117,36 @@ def evenly_spaced_batches(images: Images, count: int, batch_size: int, labels: b
 
 
 def _mirrored(pixels, which):
-    # Several times faster than tf.where and a slice with a negative step.
-    both = tf.concat([pixels, tf.reverse(pixels, [2])], axis=0)
-    return tf.gather(both, tf.range(len(pixels)) + tf.where(which, len(pixels), 0))
+    """Images `[B, H, W, C]`, those of `which` mirrored left to right."""
+    height, width, channels = pixels.shape[1:]
+    turned = tf.cast(tf.where(which)[:, 0], tf.int32)
+    # TensorFlow reverses these forms several times faster than the images' own, or what tf.where would choose from.
+    lines = tf.reshape(tf.gather(pixels, turned), (-1, width) if channels == 1 else (-1, width, channels))
+    mirrored = tf.reshape(tf.reverse(lines, [1]), (-1, height, width, channels))
+    return tf.dynamic_stitch([tf.range(tf.shape(pixels)[0]), turned], [pixels, mirrored])
 
 
-def _shares(num_images, batch_size, seed, start_step, replicas, num_replicas):
-    """Endless `(step, replica, indices)` of the given replicas, from start_step on."""
-    steps_per_epoch = num_images // batch_size
+def _chunks(images, batch_size, seed, start_step, replicas, num_replicas, most_shares):
+    """Endless `(steps, replicas, indices)` from start_step on: int64 `[K]`, `[K]` and `[K, B]`, of K shares of batches.
+
+    K is 1 while reading is more than copying, so that shares are read beside one another, and the first soon.
+    """
+    steps_per_epoch, rows, own = images.num_images // batch_size, batch_size // num_replicas, len(replicas)
     first_epoch, skipped_steps = divmod(start_step, steps_per_epoch)
-    first, own, rows = replicas[0], len(replicas), batch_size // num_replicas
 
-    def epoch_indices(epoch):
-        everything = tf.range(num_images, dtype=tf.int64)
+    def order(epoch):
+        everything = tf.range(images.num_images, dtype=tf.int64)
         order = tf.random.experimental.stateless_shuffle(everything, fold([seed, _ORDER], epoch), alg="philox")
         batches = tf.reshape(order[: steps_per_epoch * batch_size], (steps_per_epoch, num_replicas, rows))
-        return tf.data.Dataset.from_tensor_slices(tf.reshape(batches[:, first : first + own], (-1, rows)))
+        return epoch, batches[:, replicas.start : replicas.stop]
 
-    indices = tf.data.Dataset.counter(first_epoch).flat_map(epoch_indices)
-    indices = indices.enumerate(first_epoch * steps_per_epoch * own)
-    # Skipped here, where an element is a row of indices and costs nothing.
-    indices = indices.skip(skipped_steps * own)
-    shares = indices.map(lambda count, row: (count // own, first + count % own, row))
-    return shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    def chunks(epoch, indices):
+        first = tf.where(epoch == first_epoch, tf.constant(skipped_steps, tf.int64), 0)
+        steps = tf.range(first, steps_per_epoch, dtype=tf.int64)
+        numbers = tf.tile(tf.range(replicas.start, replicas.stop, dtype=tf.int64), [steps_per_epoch - first])
+        shares = (tf.repeat(epoch * steps_per_epoch + steps, own), numbers, tf.reshape(indices[first:], (-1, rows)))
+        size = tf.where(images.are_in_memory(), tf.constant(most_shares, tf.int64), 1)
+        return tf.data.Dataset.from_tensor_slices(shares).batch(size)
+
+    # The next epoch's order is made while this one's is read.
+    return tf.data.Dataset.counter(first_epoch).map(order).prefetch(1).flat_map(chunks)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
+from tf_blurdiff.data.kept import KeptPixels, empty_pixels
 from tf_blurdiff.data.pictures import SUFFIXES, DataError, read_image
 
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
@@ -74,6 +75,9 @@ class Decoder:
         keep: whether what was decoded stays in memory.
         max_corrupt: how many unreadable files are skipped before one is an error.
 
+    Attributes:
+        kept: what was decoded, if it stays in memory; else None.
+
     Call arguments:
         indices: integers `[B]`, NumPy; from several threads at once, if need be.
 
@@ -94,19 +98,16 @@ class Decoder:
         self, paths: Sequence[str] | FileNames, image_shape: tuple[int, int, int], keep: bool, max_corrupt: int = 0
     ) -> None:
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
-        # Its memory is taken up as it is written to.
-        self._kept = np.empty((len(paths), *image_shape), np.uint8) if keep else None
-        self._is_kept = np.zeros(len(paths) if keep else 0, bool)
+        self.kept = KeptPixels(empty_pixels((len(paths), *image_shape)), complete=False) if keep else None
         self._corrupt: set[int] = set()
         self._lock = threading.Lock()
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
-        if self._kept is None:
+        if self.kept is None:
             return np.stack([self._decode(int(index)) for index in indices])
-        for index in indices[~self._is_kept[indices]]:
-            self._kept[index] = self._decode(int(index))
-            self._is_kept[index] = True
-        return self._kept[indices]
+        for index in self.kept.missing(indices):
+            self.kept.put(index, self._decode(int(index)))
+        return self.kept.pixels[indices]
 
     def _decode(self, index):
         for step in range(len(self._paths)):

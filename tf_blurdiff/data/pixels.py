@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+_NUMBERS = np.arange(256, dtype=np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
 def to_unit_range(pixels: Any) -> tf.Tensor:
-    """Maps uint8 pixels to float32 in [-1, 1]; any shape."""
-    return tf.cast(pixels, tf.float32) / 127.5 - 1.0
+    """Maps uint8 pixels to float32 in [-1, 1]; any shape. A pixel is the same number on any device, compiled or not."""
+    # Looked up: a graph multiplies by the reciprocal where this divides, a compiler fuses, and each rounds differently.
+    return tf.gather(tf.constant(_NUMBERS), tf.cast(pixels, tf.int32))
 
 
 def to_uint8(x: Any) -> tf.Tensor:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tf_blurdiff.data.folder import Decoder, FileNames
+from tf_blurdiff.data.kept import KeptPixels
 from tf_blurdiff.data.pictures import DataError, fit
 from tf_blurdiff.data.tfds import read_tfds
 
@@ -28,6 +29,8 @@ class Images:
         image_shape: (H, W, C).
         labels: int64 `[num_images]`, or None.
         num_classes: number of labels, or None without labels.
+        kept: where decoded pictures are in memory; `fetch` is called for those that are not there, and may put them
+            there. None if none are kept.
 
     Attributes:
         num_images, image_shape, labels, num_classes: the arguments.
@@ -40,8 +43,9 @@ class Images:
         image_shape: Sequence[int],
         labels: np.ndarray | None = None,
         num_classes: int | None = None,
+        kept: KeptPixels | None = None,
     ) -> None:
-        self._fetch = fetch
+        self._fetch, self._kept = fetch, kept
         self._failure: DataError | None = None
         self.num_images = num_images
         self.image_shape = tuple(image_shape)
@@ -50,8 +54,19 @@ class Images:
 
     def read(self, indices: Any) -> tf.Tensor:
         """Reads uint8 `[B, H, W, C]` at int64 indices `[B]`; eager or inside a tf.data graph of this process."""
-        pixels = tf.numpy_function(self._fetch_noting_failure, [indices], tf.uint8, stateful=False)
+        kept = self._kept
+        with tf.device("CPU:0"):
+            if kept is None:
+                pixels = self._fetched(indices)
+            elif kept.complete:
+                pixels = kept.gather(indices)
+            else:
+                pixels = tf.cond(kept.has(indices), lambda: kept.gather(indices), lambda: self._fetched(indices))
         return tf.ensure_shape(pixels, (indices.shape[0], *self.image_shape))
+
+    def are_in_memory(self) -> tf.Tensor:
+        """Whether reading is copying, for nine in ten pictures or more: bool, of the moment it is run at."""
+        return tf.constant(False) if self._kept is None else self._kept.has_most()
 
     def read_labels(self, indices: Any) -> tf.Tensor:
         """Reads int64 `[B]` at int64 indices `[B]`; there must be labels."""
@@ -117,6 +132,9 @@ class Images:
             raise self._failure from None
         finally:
             self._failure = None
+
+    def _fetched(self, indices):
+        return tf.numpy_function(self._fetch_noting_failure, [indices], tf.uint8, stateful=False)
 
     def _fetch_noting_failure(self, indices):
         try:
@@ -185,8 +203,13 @@ def open_images(
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray | None = None, num_classes: int | None = None) -> Images:
-    """The `Images` of an array, uint8 `[N, H, W, C]`, with int64 `[N]` labels or none."""
-    return Images(lambda indices: pixels[indices], len(pixels), pixels.shape[1:], labels, num_classes)
+    """The `Images` of an array, uint8 `[N, H, W, C]`, with int64 `[N]` labels or none.
+
+    An array that is neither of `kept.empty_pixels` nor mapped from a file is copied.
+    """
+    kept = None if isinstance(pixels, np.memmap) else KeptPixels(pixels)
+    pixels = pixels if kept is None else kept.pixels
+    return Images(lambda indices: pixels[indices], len(pixels), pixels.shape[1:], labels, num_classes, kept)
 
 
 def _slice_of(split, count):
@@ -221,4 +244,5 @@ def _open_digits(image_shape, split):
 def _open_folder(root, image_shape, memory_limit, max_corrupt):
     names = FileNames(root)
     keep = len(names) * math.prod(image_shape) <= memory_limit
-    return Images(Decoder(names, image_shape, keep, max_corrupt), len(names), image_shape)
+    decoder = Decoder(names, image_shape, keep, max_corrupt)
+    return Images(decoder, len(names), image_shape, kept=decoder.kept)

@@ -14,6 +14,7 @@ from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
+from tf_blurdiff.data.kept import empty_pixels
 from tf_blurdiff.data.pictures import DataError, fit
 
 # What the papers and the configs call it, and what TFDS does.
@@ -50,7 +51,7 @@ def read_tfds(
     dataset = _examples(builder, split, labels=num_classes is not None)
     count = int(dataset.cardinality())
     if count * math.prod(image_shape) <= memory_limit:
-        pixels, labels = np.empty((count, *image_shape), np.uint8), np.empty(count, np.int64)
+        pixels, labels = empty_pixels((count, *image_shape)), np.empty(count, np.int64)
         _decode_all(dataset, pixels, labels)
     else:
         key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape)])

@@ -210,7 +210,7 @@ def blurring(
     """Blurring diffusion: heat dissipation and noise together (Hoogeboom and Salimans, 2023, section 4).
 
     `blur_schedule` is "sin_squared" or "sin". With `min_gain=0` a strong blur leaves nothing of high frequencies, and
-    x0 cannot be computed from eps there: such a process goes with `prediction="x0"` only.
+    x0 cannot be computed from eps there: such a process goes with the predictions "x0" and "preconditioned" only.
     """
     one_of("blur_schedule", blur_schedule, BLUR_SCHEDULES)
     dissipation = BLUR_SCHEDULES[blur_schedule](sigma_blur_max)

@@ -177,7 +177,7 @@ def _only_blurs_x0(process, prediction):
     return not process.ends_in_noise and prediction == "x0"
 
 
-_NOISE = "a process with noise, and the prediction eps, v or x0"
+_NOISE = "a process with noise, and the prediction eps, v, x0 or preconditioned"
 _FALL = "a process that ends in noise and keeps every frequency (min_gain > 0, or no blur)"
 _BLUR = "a process that blurs without ending in noise (heat_dissipation, cold)"
 SAMPLERS: dict[str, Sampler] = {

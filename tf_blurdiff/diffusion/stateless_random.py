@@ -21,7 +21,7 @@ _NUMBERS_PER_COUNT = 4
 # A processor works on up to 16 floats at once and on what is left over singly, with another rounding: nothing is left.
 _COUNTS_AT_ONCE = 8
 _WORD = 2**32 - 1
-# Philox's constants: multipliers of a round, what a round adds to the key, and the key that TensorFlow mixes seeds with.
+# Philox's multipliers of a round, what a round adds to the key, and the key that TensorFlow mixes seeds with.
 _MULTIPLIERS, _KEY_STEPS, _MIXING_KEY = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), (0x3EC8F720, 0x02461E29)
 _ROUNDS = 10
 

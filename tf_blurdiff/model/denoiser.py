@@ -18,7 +18,8 @@ class SpectralGuard(NamedTuple):
 
     `1 / alpha_t` turns the network's error at high frequencies into an explosion. First a Wiener weight: of the
     variance that an estimate has, the share that is the data's and not that of an error of standard deviation
-    assumed_error in the network's output; the predictions x0 and less_blurred, which amplify no error, go without.
+    assumed_error in the network's output; predictions that amplify no error (x0, preconditioned, less_blurred) go
+    without.
     Then a bound of clip_stds of the data's standard deviations, if not None.
     """
 
@@ -60,7 +61,7 @@ class Denoiser:
 
     Attributes:
         network: `[z, t]`, or `[z, t, label]`, to the output, `[B, H, W, C]` in pixel space.
-        prediction: what that output is.
+        prediction: what that output is, for the data's statistics if it needs them.
         guard: keeps the estimate within the data's spectrum; None for the network's own estimate.
         takes_labels: whether the network takes labels.
         no_label: the label of "none" of a model that can be guided; None for one that cannot.

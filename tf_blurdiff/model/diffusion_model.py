@@ -10,12 +10,21 @@ from typing import Any, Self, Unpack
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import ArrayLike
 
 from tf_blurdiff import compilation
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
 from tf_blurdiff.diffusion.likelihood import Bound, BoundArguments, bits_per_dimension
-from tf_blurdiff.diffusion.predictions import default_loss_type, default_prediction, get_loss, get_prediction
+from tf_blurdiff.diffusion.predictions import (
+    Prediction,
+    Spectrum,
+    checked_loss_exponent,
+    default_loss_type,
+    default_prediction,
+    get_loss,
+    get_prediction,
+)
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.diffusion.samplers import (
     SamplingSettings,
@@ -30,7 +39,7 @@ from tf_blurdiff.model import interpolation, learning, restoration, sampling
 from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.networks import LayerArguments, expect_summed_gradients, in_precision
+from tf_blurdiff.networks import LayerArguments, UNet, expect_summed_gradients, in_precision
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
@@ -46,9 +55,11 @@ class DiffusionModel(keras.Model):
         network: a Keras model of `[z, t]`, or with num_classes of `[z, t, label]`, such as `UNet`. If its call takes
             `seed`, its dropout is reproducible.
         process: a `Process`.
-        prediction: what the network predicts: "eps" or "v", of a process with noise; "x0", of any; "less_blurred", the
-            residual to the next level, of heat_dissipation or cold. None is the one that goes with the process:
-            "eps", "less_blurred" for heat_dissipation, "x0" for cold and where blur leaves nothing of some frequency.
+        prediction: what the network predicts: "eps" or "v", of a process with noise; "preconditioned", of such a
+            process, the error of the best linear estimate of the image, in units of its standard deviation for each
+            frequency; "x0", of any; "less_blurred", the residual to the next level, of heat_dissipation or cold. None
+            is the one that goes with the process: "eps", "less_blurred" for heat_dissipation, "x0" for cold and where
+            blur leaves nothing of some frequency. "preconditioned" wants `adapt` first, and once.
         image_shape: (H, W, C); None takes the network's own.
         loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
             "absolute_error" for a process without noise (cold).
@@ -56,7 +67,8 @@ class DiffusionModel(keras.Model):
             without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
         assumed_error: the standard deviation that sampling assumes of the network's error in eps or v; it shrinks
-            `x0_hat` where that error is amplified beyond the data's own spread. 0 for no shrinking.
+            `x0_hat` where that error is amplified beyond the data's own spread. 0 for no shrinking; with x0,
+            preconditioned and less_blurred there is none.
         clip_stds: estimates of the image are clipped, per DCT coefficient, to the data's mean +- this many standard
             deviations; None for no clipping. Both take effect once `adapt` has gathered the data's statistics. What a
             model has sampled with once, it keeps: to change one of its arguments, make a new model from the config.
@@ -66,6 +78,8 @@ class DiffusionModel(keras.Model):
             that goes with process and prediction.
         seed: of training.
         num_classes: number of labels; None takes the network's own attribute num_classes, if it has one.
+        loss_exponent: 0 or more, for the prediction "preconditioned" alone: 0 weighs its error alike in all
+            frequencies, 1 makes the loss that of eps. None is 0.5.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -98,6 +112,7 @@ class DiffusionModel(keras.Model):
         grid: str | None = None,
         seed: int = 0,
         num_classes: int | None = None,
+        loss_exponent: float | None = None,
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -113,6 +128,7 @@ class DiffusionModel(keras.Model):
             raise UserError("image_shape must be (H, W, C) for a network that has no image_shape of its own")
         self.image_shape = tuple(image_shape)
         self.loss_type = loss_type
+        self.loss_exponent = checked_loss_exponent(loss_exponent, prediction)
         self.ema_decay = ema_decay
         self.clip_norm = clip_norm
         self.assumed_error = assumed_error
@@ -147,9 +163,7 @@ class DiffusionModel(keras.Model):
             raise UserError(f"label_dropout must be 0 for a network without labels. Received: {self.label_dropout}")
 
     def _make_variables(self):
-        # A symbolic call makes every weight, also in a network that has no build of its own.
-        label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
-        self.network([keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label])
+        self._build_network()
         # Under replicas every copy gets the same update.
         fixed = {"trainable": False, "aggregation": "only_first_replica"}
         self.freq_mean = self.add_weight(name="freq_mean", shape=self.image_shape, initializer="zeros", **fixed)
@@ -164,6 +178,14 @@ class DiffusionModel(keras.Model):
         for average, weight in zip(self._ema_weights, self.network.trainable_variables):
             average.assign(weight)
         self.built = True
+
+    def _build_network(self):
+        if isinstance(self.network, UNet):
+            self.network.build()
+            return
+        # A symbolic call makes every weight, also in a network that has no build of its own.
+        label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
+        self.network([keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label])
 
     @property
     def ema_weights(self) -> list[keras.Variable]:
@@ -236,9 +258,14 @@ class DiffusionModel(keras.Model):
                 by a process that does not end in noise if the network has labels.
 
         Raises:
-            UserError: for images of another shape or range, and for labels that are missing or not in
-                [0, num_classes).
+            UserError: for images of another shape or range, for labels that are missing or not in [0, num_classes), and
+                for a second call with the prediction "preconditioned", whose network learns in units of the first.
         """
+        if get_prediction(self.prediction).needs_statistics and self._knows_statistics():
+            raise UserError(
+                f"with the prediction {self.prediction!r} the network's output is in units of the statistics that the "
+                "model has already: to adapt to other images, make a new model from the config"
+            )
         checked = (checked_batch(batch, self.image_shape) for batch in batches)
         if self.process.ends_in_noise:
             statistics = dct_statistics(checked)
@@ -247,6 +274,24 @@ class DiffusionModel(keras.Model):
             self.prior.fit(statistics)
         self.freq_mean.assign(statistics.mean)
         self.freq_std.assign(statistics.std)
+
+    def _knows_statistics(self):
+        with tf.init_scope():  # Asked while a training step is traced, too.
+            return bool(np.max(self.freq_std) < UNKNOWN_STD)
+
+    def check_statistics(self) -> None:
+        """Raises a UserError if the prediction needs the data's statistics and `adapt` was not called."""
+        if get_prediction(self.prediction).needs_statistics and not self._knows_statistics():
+            raise UserError(
+                f"the prediction {self.prediction!r} is in units of the data's statistics, which the model does not "
+                "know yet: call adapt with the training images first"
+            )
+
+    @functools.cached_property
+    def own_prediction(self) -> Prediction:
+        """What the network's output is, for this model's data; a UserError as of `check_statistics`."""
+        self.check_statistics()
+        return get_prediction(self.prediction).of_data(Spectrum(self.freq_mean, self.freq_std))
 
     def call(self, inputs: list[Any], training: bool = False, seed: Any = None) -> Any:
         """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
@@ -264,7 +309,7 @@ class DiffusionModel(keras.Model):
         """What the sampling loop, the variational bound and pictures of a trajectory ask for estimates of the image."""
         return Denoiser(
             network=self.ema_call,
-            prediction=get_prediction(self.prediction),
+            prediction=self.own_prediction,
             guard=SpectralGuard(self.freq_mean, self.freq_std, self.assumed_error, self.clip_stds),
             takes_labels=self.num_classes is not None,
             no_label=self.num_classes if self.label_dropout else None,
@@ -300,7 +345,9 @@ class DiffusionModel(keras.Model):
                 raise UserError(f"{name} must be left out: the loss is the model's own, by its loss_type")
         # Keras would compile the whole of a step: sums over replicas and the skipping of steps are no work for XLA.
         super().compile(optimizer, jit_compile=False, **kwargs)
-        self.compiles = compilation.is_wanted({True: "on", False: "off"}.get(jit_compile, jit_compile))
+        if isinstance(jit_compile, bool):
+            jit_compile = "on" if jit_compile else "off"
+        self.compiles = compilation.is_wanted(jit_compile)
         if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
             raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
         expect_summed_gradients(self.optimizer)
@@ -310,7 +357,12 @@ class DiffusionModel(keras.Model):
         self.step_record = learning.StepRecord()
 
     def make_train_function(self, force: bool = False) -> Callable[..., Any]:
-        """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace."""
+        """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace.
+
+        Raises:
+            UserError: if the prediction is "preconditioned" and `adapt` was not called.
+        """
+        self.check_statistics()
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.network.trainable_variables)
@@ -560,8 +612,9 @@ class DiffusionModel(keras.Model):
         return sampling.Conditions(labels, checked_guidance_scale(guidance_scale, self.label_dropout, count))
 
     def check_prior(self) -> None:
-        """Raises a UserError if sampling starts from blurred data and `adapt` was not called."""
-        if not self.process.ends_in_noise and np.max(self.freq_std) >= UNKNOWN_STD:
+        """Raises a UserError if sampling from seeds needs the data's statistics and `adapt` was not called."""
+        self.check_statistics()
+        if not self.process.ends_in_noise and not self._knows_statistics():
             raise UserError(
                 "this process starts from what blur leaves of the data, which the model does not know yet: call adapt "
                 "with the training images, or give images"
@@ -572,7 +625,7 @@ class DiffusionModel(keras.Model):
         serialize = keras.saving.serialize_keras_object
         own = (
             "prediction", "image_shape", "loss_type", "ema_decay", "clip_norm", "assumed_error", "clip_stds",
-            "label_dropout", "sampler", "num_steps", "grid", "seed", "num_classes",
+            "label_dropout", "sampler", "num_steps", "grid", "seed", "num_classes", "loss_exponent",
         )  # fmt: skip
         return {
             **super().get_config(),

@@ -110,7 +110,7 @@ def _value(mean):
 
 
 def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any, label: Any = None) -> Any:
-    """The error of a model's prediction, averaged over an image.
+    """The error of a model's prediction, averaged over an image; weighted by frequency if the prediction says so.
 
     Args:
         model: a `DiffusionModel`.
@@ -123,15 +123,20 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     Returns:
         float32 `[B]`.
     """
-    prediction, process, size = get_prediction(model.prediction), model.process, model.image_shape[:2]
+    prediction, process, size = model.own_prediction, model.process, model.image_shape[:2]
     at_t = process.marginal(t, *size)
     at_s = process.marginal(process.next_level(t), *size) if prediction.by_level else None
     x0_freq = dct2(x0)
     z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
     target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
     output = network([idct2(z_freq), t] if model.num_classes is None else [idct2(z_freq), t, label])
-    error = get_loss(model.loss_type)(ops.cast(output, "float32") - idct2(target_freq))
-    return ops.mean(error, axis=(1, 2, 3))
+    output = ops.cast(output, "float32")
+    if prediction.loss_weight is None:
+        error = output - idct2(target_freq)
+    else:
+        weight = ops.power(prediction.loss_weight(at_t), model.loss_exponent)
+        error = idct2(weight * (dct2(output) - target_freq))
+    return ops.mean(get_loss(model.loss_type)(error), axis=(1, 2, 3))
 
 
 def train_step(model: Any, data: Any) -> Any:
@@ -144,7 +149,7 @@ def train_step(model: Any, data: Any) -> Any:
     t, eps_freq = _drawn_time_and_noise(model, seed, x0)
     label = _with_dropped(model, label, fold(seed, _LABEL))
     loss_scale = tf.convert_to_tensor(model.step_guard.loss_scale.value)
-    differentiate = functools.partial(_losses_and_gradients, model)
+    differentiate: Callable = functools.partial(_losses_and_gradients, model)
     if model.compiles:
         differentiate = compiled(differentiate)
     losses, share, gradients = differentiate(x0, t, eps_freq, label, fold(seed, _DROPOUT), loss_scale)

@@ -5,4 +5,13 @@ from tf_blurdiff.networks.optimizers import Adam, expect_summed_gradients
 from tf_blurdiff.networks.precision import PRECISIONS, fast_precision, in_precision, processor_lacks
 from tf_blurdiff.networks.unet import UNet
 
-__all__ = ["PRECISIONS", "Adam", "LayerArguments", "UNet", "expect_summed_gradients", "in_precision", "processor_lacks"]
+__all__ = [
+    "PRECISIONS",
+    "Adam",
+    "LayerArguments",
+    "UNet",
+    "expect_summed_gradients",
+    "fast_precision",
+    "in_precision",
+    "processor_lacks",
+]

@@ -7,6 +7,7 @@ that keras.ops lacks: the Euclidean norm, which squares and sums in one pass, an
 `gradient * sigmoid`.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -52,12 +53,19 @@ def group_norm(x: Any, scale: Any, shift: Any, groups: int, epsilon: float, silu
     Reference: Wu and He, Group Normalization, 2018; Ramachandran et al., Searching for Activation Functions, 2017.
     """
 
+    normalise = _normalisation(groups, epsilon, silu, is_compiling())
+    return normalise(*map(tf.convert_to_tensor, (x, scale, shift)))
+
+
+@functools.cache
+def _normalisation(groups, epsilon, silu, compiling):
+    # Traced once for all layers of the same shape: of what Python does before a first step, normalising is a third.
     @tf.custom_gradient
     def normalise(x, scale, shift):
         by_group = (-1, groups, x.shape[3] // groups)
         scale, shift = tf.reshape(scale, by_group), tf.reshape(shift, by_group)
         size = tf.cast(x.shape[1] * x.shape[2], tf.float32)
-        mean, inverse_std = _statistics(tf.cast(x, tf.float32), size, by_group, epsilon)
+        mean, inverse_std = _statistics(tf.cast(x, tf.float32), size, by_group, epsilon, compiling)
         slope = inverse_std * scale
         offset = shift - mean * slope
         normed = _multiply_add(x, slope, offset)
@@ -80,19 +88,19 @@ def group_norm(x: Any, scale: Any, shift: Any, groups: int, epsilon: float, silu
 
         return y, gradient
 
-    return normalise(tf.convert_to_tensor(x), tf.convert_to_tensor(scale), tf.convert_to_tensor(shift))
+    return tf.function(normalise, autograph=False)
 
 
-def _statistics(x, size, by_group, epsilon):
+def _statistics(x, size, by_group, epsilon, compiling):
     # Of a channel first, then of its group, [B, groups, 1] each.
     mean = _mean_of_group(tf.reshape(tf.reduce_mean(x, axis=(1, 2)), by_group))
-    mean_square = _mean_of_group(tf.reshape(_sum_of_squares(x), by_group)) / size
+    mean_square = _mean_of_group(tf.reshape(_sum_of_squares(x, compiling), by_group)) / size
     return mean, tf.math.rsqrt(tf.maximum(mean_square - tf.square(mean), 0.0) + epsilon)
 
 
-def _sum_of_squares(x):
+def _sum_of_squares(x, compiling):
     # XLA has no Euclidean norm, and makes one pass of the two by itself.
-    if is_compiling():
+    if compiling:
         return tf.reduce_sum(tf.square(x), axis=(1, 2))
     return tf.square(tf.math.reduce_euclidean_norm(x, axis=(1, 2)))
 

@@ -174,6 +174,9 @@ class GroupNorm(keras.layers.Layer):
             scale, shift = scale * (1.0 + extra_scale), shift * (1.0 + extra_scale) + extra_shift
         return group_norm(x, scale, shift, self.groups, self.epsilon, silu=self.activation == "silu")
 
+    def compute_output_shape(self, x_shape: Any) -> tuple:
+        return x_shape
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

@@ -23,24 +23,37 @@ class Adam(keras.optimizers.Adam):
     Reference: Kingma and Ba, Adam, 2015, the end of section 2.
     """
 
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        self._numbers: dict[str, dict[str, Any]] = {}
+        super().apply(grads, trainable_variables)
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         if self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
         index, dtype = self._get_variable_index(variable), variable.dtype
-        step = ops.cast(self.iterations + 1, dtype)
+        # The same for all weights: made once a step, not hundreds of times.
+        if dtype not in self._numbers:
+            self._numbers[dtype] = self._numbers_of_step(learning_rate, dtype)
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
             m=_handle(self._momentums[index]),
             v=_handle(self._velocities[index]),
-            beta1_power=ops.power(ops.cast(self.beta_1, dtype), step),
-            beta2_power=ops.power(ops.cast(self.beta_2, dtype), step),
-            lr=ops.cast(learning_rate, dtype),
-            beta1=ops.cast(self.beta_1, dtype),
-            beta2=ops.cast(self.beta_2, dtype),
-            epsilon=ops.cast(self.epsilon, dtype),
-            grad=ops.cast(gradient, dtype),
+            grad=tf.cast(gradient, dtype),
+            **self._numbers[dtype],
         )
+
+    def _numbers_of_step(self, learning_rate, dtype):
+        beta_1, beta_2 = tf.constant(self.beta_1, dtype), tf.constant(self.beta_2, dtype)
+        step = ops.cast(self.iterations + 1, dtype)
+        return {
+            "beta1_power": tf.pow(beta_1, step),
+            "beta2_power": tf.pow(beta_2, step),
+            "lr": tf.cast(learning_rate, dtype),
+            "beta1": beta_1,
+            "beta2": beta_2,
+            "epsilon": tf.constant(self.epsilon, dtype),
+        }
 
 
 def expect_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:

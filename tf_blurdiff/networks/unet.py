@@ -82,13 +82,22 @@ class UNet(keras.Model):
         self._make_blocks()
 
     def build(self, input_shape: Any = None) -> None:
-        """Builds every sublayer, by one symbolic call; the shapes follow from image_shape."""
+        """Builds every sublayer; the shapes follow from image_shape. No call is traced for it, which takes seconds."""
         if self.built:
             return
-        inputs = [keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,))]
+        embedding_shape = (None, 4 * self.channels)
+        self.time_embedding.build((None,))
+        self.time_dense_in.build((None, self.channels))
+        self.time_dense_out.build(embedding_shape)
         if self.num_classes is not None:
-            inputs.append(keras.KerasTensor((None,), dtype="int64"))
-        self.compute_output_spec(inputs)
+            self.label_embedding.build((None,))
+
+        def built(layer, shape):
+            shapes = (shape, embedding_shape) if _takes_embedding(layer) else (shape,)
+            layer.build(*shapes)
+            return layer.compute_output_shape(*shapes)
+
+        self._through(built, lambda x, skip: (*x[:3], x[3] + skip[3]), (None, *self.image_shape))
         self.built = True
 
     def call(self, inputs: Sequence[Any], training: bool = False, seed: Any = None) -> Any:
@@ -98,29 +107,35 @@ class UNet(keras.Model):
             seed = ops.cast(self.seed_generator.next(), "int64")
         embedding, seeds = self._embed(*conditions), _block_seeds(seed)
 
-        def through(block, x):
-            call = functools.partial(block, training=training, seed=next(seeds))
+        def called(layer: Any, x: Any) -> Any:
+            if not _takes_embedding(layer):
+                return layer(x)
+            call = functools.partial(layer, training=training, seed=next(seeds))
             return (tf.recompute_grad(call) if training and self.rematerialize else call)(x, embedding)
 
+        return self._through(called, lambda x, skip: ops.concatenate([x, skip], axis=-1), z)
+
+    def _through(self, apply, join, x):
+        """The way of x through all layers, each by `apply(layer, x)`; of pictures, or of their shapes."""
         down, down_convs = iter(self.down_blocks), iter(self.down_convs)
-        x = self.conv_in(z)
+        x = apply(self.conv_in, x)
         skips = [x]
         for level in range(len(self.multipliers)):
             if level:
-                x = next(down_convs)(x)
+                x = apply(next(down_convs), x)
                 skips.append(x)
             for _ in range(self.num_res_blocks):
-                x = through(next(down), x)
+                x = apply(next(down), x)
                 skips.append(x)
         for block in self.middle_blocks:
-            x = through(block, x)
+            x = apply(block, x)
         up, up_convs = iter(self.up_blocks), iter(self.up_convs)
         for level in reversed(range(len(self.multipliers))):
             for _ in range(self.num_res_blocks + 1):
-                x = through(next(up), ops.concatenate([x, skips.pop()], axis=-1))
+                x = apply(next(up), join(x, skips.pop()))
             if level:
-                x = next(up_convs)(x)
-        return self.conv_out(self.norm_out(x))
+                x = apply(next(up_convs), x)
+        return apply(self.conv_out, apply(self.norm_out, x))
 
     def _embed(self, t, label=None):
         embedding = self.time_dense_out(self.time_dense_in(self.time_embedding(t)))
@@ -182,6 +197,10 @@ class UNet(keras.Model):
             "num_classes": self.num_classes,
             "rematerialize": self.rematerialize,
         }
+
+
+def _takes_embedding(layer):
+    return isinstance(layer, ResBlock)
 
 
 def _block_seeds(seed):

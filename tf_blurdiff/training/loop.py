@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.config import Config, Train
 from tf_blurdiff.config import loading as configs
-from tf_blurdiff.data import Images, evenly_spaced_batches, training_batches
+from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.model import DiffusionModel
@@ -209,7 +209,8 @@ class Run:
         timer, pace = StepTimer(), 1
         while step < self.settings.steps:
             block = min(pace, self._next_event(step) - step)
-            spent, stop = self._run_block(batches, block, interruption)
+            with self.report.doing("compiling") if timer.is_new else contextlib.nullcontext():
+                spent, stop = self._run_block(batches, block, interruption)
             pace = max(1, int(block / spent * _BAR_SECONDS))
             timer.add(block, spent)
             step += block
@@ -260,10 +261,17 @@ class Run:
     def _train_steps(self, batches, count):
         # A traced loop, so that a step costs no Python.
         def body(i):
-            self.devices.strategy.run(self.model.train_step, args=(batches.get_next(),))
+            self.devices.strategy.run(self._train_step, args=(batches.get_next(),))
             return (i + 1,)
 
         tf.while_loop(lambda i: i < count, body, (tf.constant(0),), parallel_iterations=1)
+
+    def _train_step(self, data):
+        # Only here, on the device: floats are four times the bytes to copy there.
+        if self.model.num_classes is None:
+            return self.model.train_step(to_unit_range(data))
+        pixels, label = data
+        return self.model.train_step((to_unit_range(pixels), label))
 
     def _check_progress(self, step):
         skipped = int(self.model.step_guard.skipped_in_row.value.numpy())
@@ -289,14 +297,16 @@ class Run:
 
     def _save(self, step):
         if isinstance(self.report, ChiefReport):
-            self.snapshots.save(step, self.report)
+            with self.report.doing("writing a checkpoint"):
+                self.snapshots.save(step, self.report)
 
     def _draw_samples(self, step):
         if not isinstance(self.report, ChiefReport):
             return
         count, num_classes = self.config.sample.num_images, self.model.num_classes
         labels = None if num_classes is None else [i % num_classes for i in range(count)]
-        self.report.show_samples(step, self.model.sample(range(count), labels=labels))
+        with self.report.doing("sampling a sheet"):
+            self.report.show_samples(step, self.model.sample(range(count), labels=labels))
 
 
 def _unfinished(received, step, steps):

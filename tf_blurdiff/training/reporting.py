@@ -42,6 +42,11 @@ class Report:
     def advance(self, steps: int) -> None:
         """Moves the progress bar."""
 
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Meanwhile the progress bar says why it stands still."""
+        yield
+
     def log(self, step: int, scalars: dict[str, float | None], loss_by_time: list[float | None]) -> None:
         """Writes numbers, and the losses of equal parts of [0, 1]; None where there is none."""
 
@@ -90,6 +95,14 @@ class ChiefReport(Report):
     def advance(self, steps: int) -> None:
         self._progress.update(steps)
 
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        self._progress.set_description(f"training ({what})")
+        try:
+            yield
+        finally:
+            self._progress.set_description("training")
+
     def log(self, step: int, scalars: dict[str, float | None], loss_by_time: list[float | None]) -> None:
         with writing(self.run_dir, "metrics.jsonl"):
             self.metrics_log.append({"step": step, **scalars, "loss_by_time": loss_by_time})
@@ -131,6 +144,11 @@ class StepTimer:
     def __init__(self) -> None:
         self._blocks: list[tuple[int, float]] = []
         self._traced = True
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was added yet, so that the next block will be traced."""
+        return self._traced and not self._blocks
 
     def add(self, steps: int, seconds: float) -> None:
         """Notes a block of steps."""
