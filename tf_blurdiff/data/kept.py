@@ -34,6 +34,9 @@ class KeptPixels:
         pixels: uint8 `[N, H, W, C]`; copied unless it is from `empty_pixels`.
         complete: whether all are there.
 
+    Attributes:
+        pixels: uint8 `[N, H, W, C]`, those that are there and whatever stands at the other places.
+
     Example:
         >>> kept = KeptPixels(empty_pixels((5, 8, 8, 1)), complete=False)
         >>> kept.put(3, np.full((8, 8, 1), 7))
@@ -44,7 +47,7 @@ class KeptPixels:
     """
 
     def __init__(self, pixels: np.ndarray, complete: bool = True) -> None:
-        self.pixels, self.complete = _in_place(pixels), complete
+        self.pixels = _in_place(pixels)
         self._is_there = _in_place(np.full(len(pixels), complete, np.uint8))
 
     def put(self, index: int, picture: np.ndarray) -> None:

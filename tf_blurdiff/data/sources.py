@@ -58,8 +58,6 @@ class Images:
         with tf.device("CPU:0"):
             if kept is None:
                 pixels = self._fetched(indices)
-            elif kept.complete:
-                pixels = kept.gather(indices)
             else:
                 pixels = tf.cond(kept.has(indices), lambda: kept.gather(indices), lambda: self._fetched(indices))
         return tf.ensure_shape(pixels, (indices.shape[0], *self.image_shape))
