@@ -1,11 +1,15 @@
 """Through XLA everything is as without it: draws, a training step, and images."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_blurdiff as bd
+from tests.support import commands
 from tests.support.models import PREDICTED, SAMPLED, images, make, randomized, small_network
 from tf_blurdiff import compilation
 from tf_blurdiff.compilation import compiled
@@ -62,6 +66,27 @@ def test_a_compiled_draw_is_the_same(draw, tolerance, two_replicas):
     np.testing.assert_allclose(
         tf.concat(two_replicas.experimental_local_results(parts), axis=0), whole, atol=tolerance, rtol=0
     )
+
+
+CLUSTERED = """
+import numpy as np, tensorflow as tf
+from tests.support.models import images, make, randomized
+from tf_blurdiff.model import learning
+model = randomized(make())
+draw = lambda x: learning._drawn_time_and_noise(model, tf.constant([0, 1], tf.int64), x)
+np.savez("drawn.npz", *tf.function(draw, autograph=False)(images(8)), model.sample(range(4), num_steps=3))
+"""
+
+
+def test_clusters_of_the_environments_change_nothing(tmp_path):
+    """With XLA's automatic clustering TensorFlow compiles what it likes."""
+    for folder, flags in (("plain", ""), ("clustered", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit")):
+        (tmp_path / folder).mkdir()
+        environment = commands.environment(TF_XLA_FLAGS=flags, PYTHONPATH=str(commands.ROOT))
+        subprocess.run([sys.executable, "-c", CLUSTERED], cwd=tmp_path / folder, env=environment, check=True)
+    plain, clustered = (np.load(tmp_path / folder / "drawn.npz") for folder in ("plain", "clustered"))
+    for name in plain:
+        np.testing.assert_allclose(clustered[name], plain[name], atol=1e-5)
 
 
 def test_only_what_is_compiled_knows_it():

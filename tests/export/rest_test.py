@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dev_server.rest_json import outputs_to_json
 from tests.support.servers import call, expected_images
 
 MODEL = "/v1/models/digits"
@@ -158,3 +159,11 @@ def test_a_bad_rest_request_gets_its_status_and_a_message(port, method, path, bo
     assert list(reply) == ["error"]
     assert message in reply["error"]
     assert not any(word in reply["error"] for word in ("Traceback", 'File "', "\n")), reply
+
+
+@pytest.mark.parametrize("shapes", [[()], [(), ()], [(2,), ()], [(2,), (3,)]])
+def test_rows_are_of_outputs_that_have_as_many(shapes):
+    outputs = {f"output_{i}": np.zeros(shape, "float32") for i, shape in enumerate(shapes)}
+    with pytest.raises(ValueError, match=r"outputs \['output_0'.* have no common batch size: ask with 'inputs' instead"):
+        outputs_to_json("instances", outputs)
+    assert list(outputs_to_json("inputs", outputs)) == ["outputs"]
