@@ -7,7 +7,6 @@ on a processor, on a GPU and through XLA, normal ones up to rounding.
 Reference: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
 """
 
-import contextlib
 import math
 from typing import Any, NamedTuple
 
@@ -58,12 +57,6 @@ def normal_rows(seed: Any, shape: Any) -> tf.Tensor:
 def uniform_rows(seed: Any, shape: Any) -> tf.Tensor:
     """Like `normal_rows`, uniform in [0, 1)."""
     return _rows(tf.raw_ops.StatelessRandomUniformV2, _uniform, seed, shape)
-
-
-def uniform(seed: Any) -> tf.Tensor:
-    """One number, uniform in [0, 1), the same on every replica."""
-    with _outside_clusters():
-        return tf.random.stateless_uniform((), seed, alg="philox")
 
 
 def normal_by_seed(seeds: Any, stream: Any, shape: Any) -> tf.Tensor:
@@ -127,16 +120,8 @@ def _rows(operation, of_words, seed, shape):
         key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
         counter = tf.bitcast(tf.bitcast(counter, tf.int64) + tf.stack([first_count, 0]), tf.uint64)
         drawn_shape = tf.stack([batch_size, counts * _NUMBERS_PER_COUNT])
-        with _outside_clusters():
-            numbers = operation(shape=drawn_shape, key=key, counter=counter, alg=_PHILOX)
+        numbers = operation(shape=drawn_shape, key=key, counter=counter, alg=_PHILOX)
     return tf.reshape(numbers[:, :row_size], tf.stack([batch_size, *row_shape]))
-
-
-def _outside_clusters():
-    # Where the environment has TensorFlow use XLA of its own accord, that would draw other numbers.
-    if tf.executing_eagerly():
-        return contextlib.nullcontext()
-    return tf.xla.experimental.jit_scope(compile_ops=False)
 
 
 def _mixed(seed, stream):

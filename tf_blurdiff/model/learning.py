@@ -15,7 +15,7 @@ from keras import ops
 from tf_blurdiff.compilation import compiled
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
-from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, uniform, uniform_rows
+from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, uniform_rows
 from tf_blurdiff.errors import UserError
 
 # What a training step draws, each from a sequence of its own.
@@ -197,7 +197,7 @@ def _unpacked(model, data):
 def _drawn_time_and_noise(model, seed, x0):
     # Times are spread evenly over the global batch from one random start: each is uniform, together they vary less.
     rows, total = global_rows(ops.shape(x0)[0])
-    start = uniform(fold(seed, _TIME))
+    start = tf.random.stateless_uniform((), fold(seed, _TIME), alg="philox")
     t = (start + tf.cast(rows, tf.float32) / tf.cast(total, tf.float32)) % 1.0
     if get_prediction(model.prediction).by_level:
         t = model.process.level_time(t)
