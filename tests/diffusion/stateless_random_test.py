@@ -36,6 +36,7 @@ def test_a_row_depends_on_its_seed_and_stream_alone():
     np.testing.assert_array_equal(rows[2:3], normal_by_seed(seeds[2:3], 2, (4, 3)))
     assert not np.array_equal(rows[0], normal_by_seed(seeds, 1, (4, 3))[0])
     assert len(np.unique(rows[:3])) == 36
+    assert tf.function(normal_by_seed)(tf.zeros([0], tf.int64), 2, (4, 3)).shape == (0, 4, 3)
 
 
 def test_fold_depends_on_all_it_is_given():

@@ -73,9 +73,10 @@ def normal_by_seed(seeds: Any, stream: Any, shape: Any) -> tf.Tensor:
     # As tf.random.stateless_normal of the pair (seed, stream), for all rows at once.
     stream = tf.fill(tf.shape(seeds), tf.cast(stream, tf.int64))
     columns = [word[:, None] for word in _mixed(seeds, stream)]
-    counts = tf.range(_COUNTS_AT_ONCE * -(-math.prod(shape) // (_NUMBERS_PER_COUNT * _COUNTS_AT_ONCE)), dtype=tf.int64)
+    num_counts = _COUNTS_AT_ONCE * -(-math.prod(shape) // (_NUMBERS_PER_COUNT * _COUNTS_AT_ONCE))
+    counts = tf.range(num_counts, dtype=tf.int64)
     numbers = _normal(_philox(columns[:2], (*_words(counts), *columns[2:])))
-    numbers = tf.reshape(numbers, tf.stack([tf.shape(seeds)[0], -1]))
+    numbers = tf.reshape(numbers, [-1, num_counts * _NUMBERS_PER_COUNT])
     return tf.reshape(numbers[:, : math.prod(shape)], [-1, *shape])
 
 

@@ -60,6 +60,7 @@ def describe_candidate(candidate: Candidate, samples: SampleSettings, out_dir: s
         "weights": "averaged",
         "process": f"{type(model.process.noise).__name__}, {type(model.process.dissipation).__name__}",
         "prediction": model.prediction,
+        "loss_exponent": model.loss_exponent,
         "labels": None if model.num_classes is None else "of real images, in a random order",
         "num_images": samples.num_images,
         "first_seed": samples.seed,

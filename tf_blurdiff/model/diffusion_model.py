@@ -180,8 +180,8 @@ class DiffusionModel(keras.Model):
         self.built = True
 
     def _build_network(self):
-        if isinstance(self.network, UNet):
-            self.network.build()
+        if isinstance(self.network, UNet) and self.network.image_shape == self.image_shape:
+            self.network.build()  # Many times as fast.
             return
         # A symbolic call makes every weight, also in a network that has no build of its own.
         label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]

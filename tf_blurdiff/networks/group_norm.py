@@ -52,7 +52,6 @@ def group_norm(x: Any, scale: Any, shift: Any, groups: int, epsilon: float, silu
 
     Reference: Wu and He, Group Normalization, 2018; Ramachandran et al., Searching for Activation Functions, 2017.
     """
-
     normalise = _normalisation(groups, epsilon, silu, is_compiling())
     return normalise(*map(tf.convert_to_tensor, (x, scale, shift)))
 

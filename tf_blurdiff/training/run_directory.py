@@ -60,23 +60,28 @@ def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManag
 
 def resolved(config: Config, run_dir: pathlib.Path) -> Config:
     """The config with a precision in place of `auto`: that of the run, if it was begun."""
-    path = run_dir / "config.yaml"
-    begun = path.exists() and steps_in(run_dir / "checkpoints")
-    return configs.with_precision(config, configs.load_config(path).train.precision if begun else None)
+    begun_with = _begun_with(run_dir)
+    return configs.with_precision(config, begun_with and begun_with.train.precision)
 
 
 def check_config(config: Config, run_dir: pathlib.Path) -> None:
     """Raises a UserError if the run was begun with another config, naming the keys that differ."""
-    path = run_dir / "config.yaml"
-    if not (path.exists() and steps_in(run_dir / "checkpoints")):
+    begun_with = _begun_with(run_dir)
+    if begun_with is None:
         return  # Nothing is there yet that another config could spoil.
-    changed = configs.changed_keys(configs.load_config(path), config)
+    changed = configs.changed_keys(begun_with, config)
     refused = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
     if refused:
         raise UserError(
             f"run directory {run_dir} was begun with another config: {', '.join(refused)}; "
             "expected the same config, or another run directory (--override_config goes on with the new one)"
         )
+
+
+def _begun_with(run_dir):
+    """The config of a run that has a checkpoint; else None."""
+    path = run_dir / "config.yaml"
+    return configs.load_config(path) if path.exists() and steps_in(run_dir / "checkpoints") else None
 
 
 class MetricsLog:
