@@ -7,7 +7,10 @@ on a processor, on a GPU and through XLA, normal ones up to rounding.
 Reference: Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -24,6 +27,8 @@ _WORD = 2**32 - 1
 # Philox's multipliers of a round, what a round adds to the key, and the key that TensorFlow mixes seeds with.
 _MULTIPLIERS, _KEY_STEPS, _MIXING_KEY = (0xD2511F53, 0xCD9E8D57), (0x9E3779B9, 0xBB67AE85), (0x3EC8F720, 0x02461E29)
 _ROUNDS = 10
+# Where replicas have unequal shares: the first row of this one's, and the size of the global batch.
+_SHARE: contextvars.ContextVar[tuple[Any, Any] | None] = contextvars.ContextVar("share", default=None)
 
 
 def fold(seed: Any, *data: Any) -> tf.Tensor:
@@ -46,7 +51,8 @@ def normal_rows(seed: Any, shape: Any) -> tf.Tensor:
 
     Args:
         seed: integer `[2]`, the same on every replica.
-        shape: `[B, ...]`; B, the replica's own batch, may be a tensor and is the same on every replica.
+        shape: `[B, ...]`; B, the replica's own batch, may be a tensor. It is the same on every replica, or in
+            `shares_of_any_size`.
 
     Returns:
         float32 of that shape.
@@ -100,11 +106,40 @@ class SeededNoise(NamedTuple):
         return self.weight * numbers + self.other_weight * normal_by_seed(self.other_seeds, stream, shape)
 
 
+@contextlib.contextmanager
+def shares_of_any_size(batch: tf.Tensor) -> Iterator[None]:
+    """Within, rows are counted right also where replicas have unequal shares of the global batch, or none.
+
+    All replicas must enter it. If the number of rows is known while a step is traced it is the same on each, and
+    nothing is done; else they tell each other how many rows they have.
+
+    Args:
+        batch: this replica's share, `[B, ...]`.
+    """
+    replica, num_replicas = _replica()
+    if batch.shape[0] is not None or tf.get_static_value(num_replicas) == 1:
+        yield
+        return
+    replicas = tf.range(num_replicas)
+    own = tf.where(replicas == replica, tf.shape(batch, tf.int64)[0], 0)
+    rows = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, own)
+    token = _SHARE.set((tf.reduce_sum(tf.where(replicas < replica, rows, 0)), tf.reduce_sum(rows)))
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)
+
+
 def global_rows(batch_size: Any) -> tuple[tf.Tensor, tf.Tensor]:
     """Numbers of this replica's rows in the global batch, int64 `[B]`, and the global batch's size."""
-    replica, num_replicas = _replica()
     batch_size = tf.cast(batch_size, tf.int64)
-    return replica * batch_size + tf.range(batch_size), num_replicas * batch_size
+    first, total = _share(batch_size)
+    return first + tf.range(batch_size), total
+
+
+def _share(batch_size):
+    replica, num_replicas = _replica()
+    return _SHARE.get() or (replica * batch_size, num_replicas * batch_size)
 
 
 def _rows(operation, of_words, seed, shape):
@@ -112,7 +147,7 @@ def _rows(operation, of_words, seed, shape):
     row_size = math.prod(row_shape)
     # Each row starts on a whole count; the few numbers past its end are dropped.
     counts = -(-row_size // _NUMBERS_PER_COUNT)
-    first_count = _replica()[0] * batch_size * counts
+    first_count = _share(batch_size)[0] * counts
     if is_compiling():
         words = _mixed(*tf.unstack(tf.cast(seed, tf.int64)))
         numbers = of_words(_philox(words[:2], (*_words(first_count + tf.range(batch_size * counts)), *words[2:])))

@@ -60,10 +60,14 @@ class ImageClassifier(keras.Model):
         for stage in range(stages):
             width = min(_MAX_WIDTH, channels * 2**stage)
             for strides in (1 if stage == 0 else 2, 1):
-                body.append(keras.layers.Conv2D(width, 3, strides, padding="same", use_bias=False))
+                given = {"padding": "same", "data_format": "channels_last", "use_bias": False}
+                body.append(keras.layers.Conv2D(width, 3, strides, **given))
                 # Few steps must do: Keras's own momentum, 0.99, is for long training.
                 body += [keras.layers.BatchNormalization(momentum=0.9), keras.layers.Activation("relu")]
-        body += [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(num_features, "relu")]
+        body += [
+            keras.layers.GlobalAveragePooling2D(data_format="channels_last"),
+            keras.layers.Dense(num_features, "relu"),
+        ]
         self.body = keras.Sequential(body)
         self.dropout = keras.layers.Dropout(0.3)
         self.logits = keras.layers.Dense(num_classes)

@@ -77,7 +77,7 @@ def build_efficientnet_lite0() -> keras.Model:
             x = _block(x, f"_blocks.{block}", kernel_size, strides, expansion, channels)
             block += 1
     x = _normalised(_convolution("_conv_head", NUM_FEATURES, 1)(x), "_bn1")
-    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D(data_format="channels_last")(x))
 
 
 def _block(inputs, name, kernel_size, strides, expansion, channels):
@@ -85,7 +85,12 @@ def _block(inputs, name, kernel_size, strides, expansion, channels):
     if expansion > 1:
         x = _normalised(_convolution(f"{name}._expand_conv", width, 1)(x), f"{name}._bn0")
     depthwise = keras.layers.DepthwiseConv2D(
-        kernel_size, strides, padding="same", use_bias=False, name=f"{name}._depthwise_conv"
+        kernel_size,
+        strides,
+        padding="same",
+        data_format="channels_last",
+        use_bias=False,
+        name=f"{name}._depthwise_conv",
     )
     x = _normalised(depthwise(x), f"{name}._bn1")
     x = _normalised(_convolution(f"{name}._project_conv", channels, 1)(x), f"{name}._bn2", activation=False)
@@ -93,7 +98,8 @@ def _block(inputs, name, kernel_size, strides, expansion, channels):
 
 
 def _convolution(name, channels, kernel_size, strides=1):
-    return keras.layers.Conv2D(channels, kernel_size, strides, padding="same", use_bias=False, name=name)
+    given = {"padding": "same", "data_format": "channels_last", "use_bias": False, "name": name}
+    return keras.layers.Conv2D(channels, kernel_size, strides, **given)
 
 
 def _normalised(x, name, activation=True):

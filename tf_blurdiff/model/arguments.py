@@ -1,18 +1,70 @@
 """Checks of a model's arguments: arrays of the types that it works with, or an error that says what is allowed."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from tf_blurdiff.errors import UserError, is_number
+from tf_blurdiff.errors import UserError, check_count, is_number
 
 # Resizing and rounding may go a little further than 1.
-_NEARLY_ONE = 1.01
+NEARLY_ONE = 1.01
+# Of images that come as one array, so many are looked at together.
+_ROWS_AT_ONCE = 256
+
+
+def check_not_traced() -> None:
+    """Raises a UserError inside of a tf.function, where there are no values to give out."""
+    if tf.inside_function():
+        raise UserError(
+            "images are drawn as NumPy arrays, which a tf.function cannot do: call this outside of it; "
+            "tf_blurdiff.export_savedmodel makes a graph of the whole sampling loop"
+        )
+
+
+def checked_num_classes(num_classes: int | None, network: Any) -> int | None:
+    """The number of labels of a model, the network's own if None; a UserError if they differ.
+
+    A plain Keras network has none of its own, and forgets one that it was given when it is saved.
+    """
+    missing = object()
+    own = getattr(network, "num_classes", missing)
+    if num_classes is None:
+        return None if own is missing else own
+    check_count("num_classes", num_classes)
+    if own is not missing and own != num_classes:
+        raise UserError(f"num_classes must be the network's own, {own}, or None. Received: {num_classes}")
+    return num_classes
+
+
+def check_output(output: Any, image_shape: tuple[int, ...]) -> None:
+    """Raises a UserError if a network's output for images of a shape is not of that shape."""
+    if tuple(output.shape[1:]) != tuple(image_shape):
+        raise UserError(
+            f"the network's output must be of the images' shape {tuple(image_shape)}. Received: a network whose output "
+            f"has {tuple(output.shape[1:])}"
+        )
+
+
+def check_call(inputs: Any, num_classes: int | None) -> None:
+    """Raises a UserError unless a model is called with what its network takes."""
+    names = ["z", "t"] if num_classes is None else ["z", "t", "label"]
+    if isinstance(inputs, (list, tuple)) and len(inputs) == len(names):
+        return
+    given = f"{type(inputs).__name__} of {len(inputs)}"
+    if hasattr(inputs, "shape"):
+        given = f"one tensor of shape {tuple(inputs.shape)}"
+    raise UserError(
+        f"a DiffusionModel is called with [{', '.join(names)}]: noisy images, their times"
+        f"{' and labels' if num_classes else ''}. To draw images call sample(seeds). Received: {given}"
+    )
 
 
 def checked_seeds(seeds: Any, name: str = "seeds", count: int | None = None) -> np.ndarray:
     """Seeds as int64 `[B]`, or a UserError: B is at least 1 (or `count`), and no seed is rounded or wrapped."""
+    check_not_traced()
     given, seeds = seeds, np.asarray(seeds)
     fits = seeds.dtype.kind in "iu" and seeds.ndim == 1 and len(seeds) and seeds.max() < 2**63
     if not fits or count not in (None, len(seeds)):
@@ -59,6 +111,7 @@ def checked_guidance_scale(guidance_scale: Any, label_dropout: float, count: int
 
 def checked_images(images: Any, image_shape: tuple[int, ...], count: int) -> np.ndarray:
     """Images as float32 `[count, H, W, C]`, or a UserError."""
+    check_not_traced()
     images = np.asarray(images)
     if images.shape != (count, *image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
         expected = f"floats in [-1, 1] of shape {(count, *image_shape)}"
@@ -66,13 +119,71 @@ def checked_images(images: Any, image_shape: tuple[int, ...], count: int) -> np.
     return images.astype(np.float32)
 
 
-def checked_batch(batch: Any, image_shape: tuple[int, ...]) -> Any:
-    """A training batch as it is, or a UserError: images `[B, H, W, C]` in [-1, 1], alone or before their labels."""
-    images = np.asarray(keras.utils.unpack_x_y_sample_weight(batch)[0])
-    if images.shape[1:] != tuple(image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= _NEARLY_ONE).all():
-        given = f"{images.dtype} of shape {images.shape}"
-        given += f" in [{images.min():g}, {images.max():g}]" if images.size else ""
-        raise UserError(
-            f"images must be floats in [-1, 1] of shape (B, {str(tuple(image_shape))[1:]}. Received: {given}"
-        )
+def wanted_images(image_shape: tuple[int, ...]) -> str:
+    """What training images must be, in words."""
+    return f"images must be floats in [-1, 1] of shape (B, {str(tuple(image_shape))[1:]}"
+
+
+def wanted_labels(num_classes: int | None) -> str:
+    """What training labels must be, in words."""
+    return f"labels must be integers in [0, {num_classes}) of shape (B,)"
+
+
+def check_label_presence(labels: Any, num_classes: int | None, are_needed: bool = True) -> None:
+    """Raises a UserError for labels of a model without, and where they are needed and missing."""
+    if num_classes is None and labels is not None:
+        raise UserError("this model has no labels (its num_classes is None): give images alone. Received: labels too")
+    if num_classes is not None and labels is None and are_needed:
+        raise UserError(f"a model with num_classes {num_classes} trains on (images, labels). Received: images alone")
+
+
+def checked_batch(batch: Any, image_shape: tuple[int, ...], num_classes: int | None) -> Any:
+    """A batch for `adapt` as it is, or a UserError: images `[B, H, W, C]` in [-1, 1], alone or before their labels."""
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    images = np.asarray(images)
+    if images.shape[1:] != tuple(image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= NEARLY_ONE).all():
+        raise UserError(f"{wanted_images(image_shape)}. Received: {_described(images)}")
+    check_label_presence(labels, num_classes, are_needed=False)
+    if labels is not None:
+        labels = np.asarray(labels)
+        is_right = labels.shape == images.shape[:1] and labels.dtype.kind in "iu"
+        if not is_right or ((labels < 0) | (labels >= num_classes)).any():
+            raise UserError(f"{wanted_labels(num_classes)}. Received: {_described(labels)}")
     return batch
+
+
+def _described(values):
+    text = f"{values.dtype} of shape {values.shape}"
+    has_range = values.size and values.dtype.kind in "iuf"
+    return f"{text} in [{values.min():g}, {values.max():g}]" if has_range else text
+
+
+def batches_of(data: Any, labels: Any = None) -> Iterator[Any]:
+    """Batches of images, or of `(images, labels)`, from all that `DiffusionModel.adapt` takes."""
+    is_pair = isinstance(data, tuple) and len(data) == 2 and _rank(data[0]) == 4 and _rank(data[1]) in (1, 2)
+    if is_pair and labels is None:
+        data, labels = data
+    if _rank(data) in (3, 4):
+        yield from _slices(data, labels)
+        return
+    if labels is not None:
+        raise UserError("labels are given beside an array of images; in batches they come as (images, labels)")
+    if isinstance(data, tf.data.Dataset) and data.cardinality() == tf.data.INFINITE_CARDINALITY:
+        raise UserError("adapt takes a data set that ends. Received: one that is repeated for ever; give it take(n)")
+    if isinstance(data, keras.utils.PyDataset):
+        yield from (data[number] for number in range(data.num_batches))
+        return
+    if not isinstance(data, Iterable):
+        raise UserError(f"adapt takes images, or batches of them. Received: a {type(data).__name__}")
+    yield from data
+
+
+def _rank(data):
+    return len(data.shape) if hasattr(data, "shape") else None
+
+
+def _slices(images, labels):
+    count = len(images) if labels is None else max(len(images), len(labels))
+    for first in range(0, max(1, count), _ROWS_AT_ONCE):
+        rows = slice(first, first + _ROWS_AT_ONCE)
+        yield images[rows] if labels is None else (images[rows], labels[rows])

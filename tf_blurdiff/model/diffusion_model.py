@@ -1,11 +1,8 @@
 """DiffusionModel: network, process, prediction and sampler, composed."""
 
 import functools
-import hashlib
 import inspect
-import json
 import warnings
-from collections.abc import Callable, Iterable
 from typing import Any, Self, Unpack
 
 import keras
@@ -35,11 +32,21 @@ from tf_blurdiff.diffusion.samplers import (
     get_sampler,
 )
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model import interpolation, learning, restoration, sampling
-from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
+from tf_blurdiff.model import copies, inputs, interpolation, learning, restoration, sampling, training_state
+from tf_blurdiff.model.arguments import (
+    batches_of,
+    check_call,
+    check_output,
+    checked_batch,
+    checked_guidance_scale,
+    checked_images,
+    checked_labels,
+    checked_num_classes,
+)
+from tf_blurdiff.model.averages import Averages, learnable
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
-from tf_blurdiff.networks import LayerArguments, UNet, expect_summed_gradients, in_precision
+from tf_blurdiff.networks import LayerArguments, UNet
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
@@ -134,7 +141,7 @@ class DiffusionModel(keras.Model):
         self.assumed_error = assumed_error
         self.clip_stds = clip_stds
         # A plain Keras network forgets such an attribute when it is saved; this model does not.
-        self.num_classes = getattr(network, "num_classes", None) if num_classes is None else num_classes
+        self.num_classes = checked_num_classes(num_classes, network)
         self.label_dropout = label_dropout
         self._check_ranges()
         self.sampler = default_sampler(process, prediction) if sampler is None else sampler
@@ -144,7 +151,8 @@ class DiffusionModel(keras.Model):
         self.seed = seed
         _warn_of_much_blur(process, self.image_shape[1])
         self.compiles = compilation.is_wanted()
-        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self.loss_tracker = keras.metrics.Mean(name="loss", dtype="float32")
+        self._traced_for: list[int] = []
         self._network_takes = {"training", "seed"} & set(inspect.signature(network.call).parameters)
         self._make_variables()
 
@@ -171,12 +179,8 @@ class DiffusionModel(keras.Model):
         self.freq_std = self.add_weight(name="freq_std", shape=self.image_shape, initializer=unknown, **fixed)
         if not self.process.ends_in_noise:
             self.prior = BlurredPrior(self.process, self.image_shape, self.num_classes)
-        self._ema_weights = [
-            self.add_weight(name=f"average_{i}", shape=weight.shape, dtype=weight.dtype, **fixed)
-            for i, weight in enumerate([] if self.ema_decay is None else self.network.trainable_variables)
-        ]
-        for average, weight in zip(self._ema_weights, self.network.trainable_variables):
-            average.assign(weight)
+        # So named that Keras, which goes by the alphabet, loads it after the network: see its load_own_variables.
+        self.weight_averages = None if self.ema_decay is None else Averages(self.network)
         self.built = True
 
     def _build_network(self):
@@ -185,18 +189,33 @@ class DiffusionModel(keras.Model):
             return
         # A symbolic call makes every weight, also in a network that has no build of its own.
         label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
-        self.network([keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label])
+        inputs = [keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label]
+        check_output(self.network(inputs), self.image_shape)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Called by Keras when it loads. Files of earlier versions have the averages here, without names."""
+        self.freq_mean.assign(store["0"])
+        self.freq_std.assign(store["1"])
+        if self.weight_averages is not None and len(store.keys()) > 2:
+            self.weight_averages.note_old_file([store[str(number)] for number in range(2, len(store.keys()))])
+
+    @property
+    def averages(self) -> list[keras.Variable]:
+        """The weights that sampling uses, in the order of the network's: averages, or its own if none are kept."""
+        return learnable(self.network) if self.weight_averages is None else list(self.weight_averages.values)
 
     @property
     def ema_weights(self) -> list[keras.Variable]:
-        """The weights that sampling uses, in the order of the network's: the averages, or its own if none are kept."""
-        return self.network.trainable_variables if self.ema_decay is None else self._ema_weights
+        """The same as `averages`."""
+        return self.averages
 
     @property
     def sampling_variables(self) -> list[keras.Variable]:
         """All variables that an image depends on: averaged weights, the data's statistics, the prior."""
+        learned = {id(weight) for weight in learnable(self.network)}
+        rest = [variable for variable in self.network.variables if id(variable) not in learned]
         prior = [] if self.process.ends_in_noise else self.prior.variables
-        return [*self.ema_weights, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
+        return [*self.averages, *rest, self.freq_mean, self.freq_std, *prior]
 
     def fingerprint(self) -> str:
         """SHA-256 of all that an image depends on in the model: its arguments, and `sampling_variables`.
@@ -206,14 +225,7 @@ class DiffusionModel(keras.Model):
             >>> bd.load_pretrained("digits").fingerprint() == bd.load_pretrained("digits").fingerprint()
             True
         """
-        digest = hashlib.sha256(json.dumps(self.get_config(), sort_keys=True).encode())
-        # The states of Keras's seed generators are new in every process.
-        network = self.network
-        states = {id(each) for each in network.variables} - {id(each) for each in network.weights}
-        for variable in self.sampling_variables:
-            if id(variable) not in states:
-                digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
-        return digest.hexdigest()
+        return copies.fingerprint(self)
 
     def averaged(self) -> Self:
         """A copy that has the averaged weights alone: a file half as large, the same images.
@@ -226,10 +238,7 @@ class DiffusionModel(keras.Model):
             >>> small.ema_decay is None
             True
         """
-        copy = type(self).from_config({**self.get_config(), "ema_decay": None})
-        for variable, value in zip(copy.sampling_variables, self.sampling_variables, strict=True):
-            variable.assign(value)
-        return copy
+        return copies.averaged(self)
 
     def in_precision(self, precision: str) -> Self:
         """A copy whose network computes in another precision, such as that of the processor that is to sample.
@@ -245,17 +254,16 @@ class DiffusionModel(keras.Model):
             >>> bd.load_pretrained("digits").in_precision("mixed_bfloat16").network.compute_dtype
             'bfloat16'
         """
-        network = keras.saving.serialize_keras_object(in_precision(self.network, precision))
-        copy = type(self).from_config({**self.get_config(), "network": network})
-        copy.set_weights(self.get_weights())
-        return copy
+        return copies.in_precision(self, precision)
 
-    def adapt(self, batches: Iterable[Any]) -> None:
+    def adapt(self, batches: Any, labels: ArrayLike | None = None) -> None:
         """Gathers what sampling needs to know of the training images: their DCT statistics, and the prior.
 
         Args:
-            batches: a finite iterable of batches `[B, H, W, C]` in [-1, 1], or of `(images, labels)`; labels are needed
-                by a process that does not end in noise if the network has labels.
+            batches: images as `fit` takes them: an array `[N, H, W, C]` in [-1, 1] or a pair `(images, labels)`, or a
+                finite iterable of batches, such as a `tf.data.Dataset`, each an array or a pair. Labels are needed by a
+                process that does not end in noise if the network has labels.
+            labels: integers `[N]`, beside an array of images.
 
         Raises:
             UserError: for images of another shape or range, for labels that are missing or not in [0, num_classes), and
@@ -266,7 +274,7 @@ class DiffusionModel(keras.Model):
                 f"with the prediction {self.prediction!r} the network's output is in units of the statistics that the "
                 "model has already: to adapt to other images, make a new model from the config"
             )
-        checked = (checked_batch(batch, self.image_shape) for batch in batches)
+        checked = (checked_batch(batch, self.image_shape, self.num_classes) for batch in batches_of(batches, labels))
         if self.process.ends_in_noise:
             statistics = dct_statistics(checked)
         else:
@@ -293,6 +301,11 @@ class DiffusionModel(keras.Model):
         self.check_statistics()
         return get_prediction(self.prediction).of_data(Spectrum(self.freq_mean, self.freq_std))
 
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The network's output for `[z, t]` or `[z, t, label]`; a UserError for other inputs, such as images alone."""
+        check_call(inputs, self.num_classes)
+        return super().__call__(inputs, *args, **kwargs)
+
     def call(self, inputs: list[Any], training: bool = False, seed: Any = None) -> Any:
         """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
         arguments = {"training": training, "seed": seed}
@@ -300,9 +313,11 @@ class DiffusionModel(keras.Model):
 
     def ema_call(self, inputs: list[Any]) -> Any:
         """The network's output with the averaged weights."""
-        rest = [variable.value for variable in self.network.non_trainable_variables]
+        of = (lambda weight: weight) if self.weight_averages is None else self.weight_averages.of
+        parts = (self.network.trainable_variables, self.network.non_trainable_variables)
+        values = ([of(weight).value for weight in part] for part in parts)
         arguments = {"training": False} if "training" in self._network_takes else {}
-        return self.network.stateless_call([v.value for v in self.ema_weights], rest, inputs, **arguments)[0]
+        return self.network.stateless_call(*values, inputs, **arguments)[0]
 
     @functools.cached_property
     def denoiser(self) -> Denoiser:
@@ -347,30 +362,53 @@ class DiffusionModel(keras.Model):
         super().compile(optimizer, jit_compile=False, **kwargs)
         if isinstance(jit_compile, bool):
             jit_compile = "on" if jit_compile else "off"
+        self._jit_compile_choice = jit_compile
         self.compiles = compilation.is_wanted(jit_compile)
-        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-            raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
-        expect_summed_gradients(self.optimizer)
+        training_state.check_optimizer(self.optimizer)
         in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
         # In no file: what is only of use in training.
         self.step_guard = learning.StepGuard(scales_loss=in_float16)
         self.step_record = learning.StepRecord()
 
-    def make_train_function(self, force: bool = False) -> Callable[..., Any]:
+    def get_compile_config(self) -> dict[str, Any]:
+        """How the model was compiled and which weights are frozen, as Keras saves it; {} if it was not compiled."""
+        config = super().get_compile_config()
+        if not config:
+            return {}
+        return {**config, "jit_compile": self._jit_compile_choice, **training_state.paths_in_training(self)}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles as `get_compile_config` says, and makes the optimizer's variables, so that they can be loaded."""
+        config = dict(config)
+        paths = {name: config.pop(name, []) for name in ("frozen", "optimized")}
+        if config.get("jit_compile") is False:
+            config["jit_compile"] = "auto"  # Of a file of earlier versions, which does not say what was asked for.
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        training_state.restore_paths(self, **paths)
+
+    def make_train_function(self, force: bool = False) -> None:
         """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace.
 
         Raises:
-            UserError: if the prediction is "preconditioned" and `adapt` was not called.
+            UserError: if the prediction is "preconditioned" and `adapt` was not called, if nothing can be trained, and
+                for weights that the optimizer was not made for.
         """
         self.check_statistics()
-        if not self.optimizer.built:
-            with self.distribute_strategy.scope():
-                self.optimizer.build(self.network.trainable_variables)
-        return super().make_train_function(force)
+        training_state.build_optimizer(self)
+        trained = [id(weight) for weight in self.network.trainable_variables]
+        if force or self.train_function is None or trained != self._traced_for:
+            super().make_train_function(force=True)
+            self._traced_for, self.train_function = trained, inputs.with_errors_in_words(self.train_function)
+
+    def make_test_function(self, force: bool = False) -> None:
+        """What `evaluate` calls first."""
+        if force or self.test_function is None:
+            super().make_test_function(force=True)
+            self.test_function = inputs.with_errors_in_words(self.test_function)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step on this replica's share of the global batch; returns the metrics."""
-        self.loss_tracker.update_state(learning.train_step(self, data))
+        self.loss_tracker.update_state(*learning.train_step(self, data))
         return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, Any]:
@@ -619,6 +657,34 @@ class DiffusionModel(keras.Model):
                 "this process starts from what blur leaves of the data, which the model does not know yet: call adapt "
                 "with the training images, or give images"
             )
+
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As `keras.Model.save`, to a .keras file; a UserError for HDF5, which Keras has for its own layers only."""
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise UserError(f"a DiffusionModel is saved as a .keras file: save('model.keras'). Received: {filepath}")
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """A UserError that names what exports such a model: it has signatures of seeds, which Keras cannot know."""
+        raise UserError(
+            f"call tf_blurdiff.export_savedmodel(model, {str(filepath)!r}): it exports the whole sampling loop, from "
+            "seeds to images; Keras would export one call of the network"
+        )
+
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
+        """A UserError: Keras would replace weights that the averages belong to."""
+        raise UserError(
+            "a DiffusionModel cannot be quantized; in_precision('mixed_bfloat16') makes a copy that computes in less"
+        )
+
+    def _trackable_children(self, save_type="checkpoint", **kwargs):
+        # TensorFlow has no public way to refuse: tf.saved_model.save would write a model without a signature.
+        if save_type == "savedmodel":
+            raise UserError(
+                "tf.saved_model.save cannot save a DiffusionModel: call tf_blurdiff.export_savedmodel(model, folder), "
+                "or model.save('model.keras')"
+            )
+        return super()._trackable_children(save_type, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """All arguments, as Keras saves them."""

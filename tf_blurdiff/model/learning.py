@@ -1,7 +1,7 @@
 """Learning: the loss of a model, and one optimizer step on one replica or on many.
 
-All that a step draws is a function of (seed, optimizer.iterations, row of the global batch), so a step is the same
-after a resume, and on any number of replicas.
+All that a step draws is a function of (seed, number of the batch, row of the global batch), so a step is the same after
+a resume, and on any number of replicas, also if they share a batch unevenly.
 """
 
 import functools
@@ -15,8 +15,9 @@ from keras import ops
 from tf_blurdiff.compilation import compiled
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
-from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, uniform_rows
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, shares_of_any_size, uniform_rows
+from tf_blurdiff.model.inputs import checked_inputs
+from tf_blurdiff.networks import batches_per_update, batches_seen
 
 # What a training step draws, each from a sequence of its own.
 _TIME, _NOISE, _DROPOUT, _LABEL = range(4)
@@ -76,9 +77,11 @@ class StepRecord:
     """
 
     def __init__(self) -> None:
-        self.loss = keras.metrics.Mean(name="loss")
-        self.gradient_norm = keras.metrics.Mean(name="gradient_norm")
-        self.loss_by_time = [keras.metrics.Mean(name=f"loss_by_time_{part}") for part in range(_TIME_BUCKETS)]
+        self.loss = keras.metrics.Mean(name="loss", dtype="float32")
+        self.gradient_norm = keras.metrics.Mean(name="gradient_norm", dtype="float32")
+        self.loss_by_time = [
+            keras.metrics.Mean(name=f"loss_by_time_{part}", dtype="float32") for part in range(_TIME_BUCKETS)
+        ]
 
     def update(self, losses: Any, t: Any, gradient_norm: Any) -> None:
         """Adds a replica's step: losses and t are `[B]`, gradient_norm a scalar."""
@@ -139,20 +142,27 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     return ops.mean(get_loss(model.loss_type)(error), axis=(1, 2, 3))
 
 
-def train_step(model: Any, data: Any) -> Any:
-    """One step on this replica's share of the global batch; returns its losses, `[B]`.
+def train_step(model: Any, data: Any) -> tuple[Any, Any]:
+    """One step on this replica's share of the global batch.
 
     A step whose loss or gradient is not finite changes no weight; it is counted in `model.step_guard`.
+
+    Returns:
+        The losses, `[B]`, and what they count in a mean: 1, or 0 in a step that was skipped.
     """
-    x0, label = _unpacked(model, data)
-    seed = fold([0, model.seed], model.optimizer.iterations)
-    t, eps_freq = _drawn_time_and_noise(model, seed, x0)
-    label = _with_dropped(model, label, fold(seed, _LABEL))
-    loss_scale = tf.convert_to_tensor(model.step_guard.loss_scale.value)
-    differentiate: Callable = functools.partial(_losses_and_gradients, model)
-    if model.compiles:
-        differentiate = compiled(differentiate)
-    losses, share, gradients = differentiate(x0, t, eps_freq, label, fold(seed, _DROPOUT), loss_scale)
+    x0, label = checked_inputs(model, data)
+    rows = ops.shape(x0)[0]
+    with shares_of_any_size(x0):
+        x0, label, is_row = _with_a_row(x0, label)
+        seed = fold([0, model.seed], _number_of_batch(model))
+        t, eps_freq = _drawn_time_and_noise(model, seed, x0)
+        label = _with_dropped(model, label, fold(seed, _LABEL))
+        loss_scale = tf.convert_to_tensor(model.step_guard.loss_scale.value)
+        differentiate: Callable = functools.partial(_losses_and_gradients, model)
+        if model.compiles:
+            differentiate = compiled(differentiate)
+        losses, share, gradients = differentiate(x0, t, eps_freq, label, fold(seed, _DROPOUT), loss_scale, is_row)
+    losses, t = losses[:rows], t[:rows]
     loss, *gradients = _summed_over_replicas([share, *gradients])
     norm = tf.linalg.global_norm(gradients) / loss_scale
     factor = 1.0 / loss_scale
@@ -163,16 +173,39 @@ def train_step(model: Any, data: Any) -> Any:
     update = lambda strategy, *both: _update_if_finite(model, strategy, *both)
     tf.distribute.get_replica_context().merge_call(update, args=(gradients, is_finite))
     model.step_record.update(losses, t, norm)
-    return losses
+    return ops.where(is_finite, losses, 0.0), ops.where(is_finite, ops.ones_like(losses), 0.0)
 
 
-def _losses_and_gradients(model, x0, t, eps_freq, label, dropout_seed, loss_scale):
+def _number_of_batch(model):
+    optimizer = model.optimizer
+    if batches_per_update(optimizer) == 1:
+        return optimizer.iterations
+    # Batches that were skipped are not among those that the optimizer was given.
+    return batches_seen(optimizer) + model.step_guard.skipped_steps
+
+
+def _with_a_row(x0, label):
+    """A replica's share, of one row if it has none: networks and libraries are not made for batches of nothing.
+
+    Beside it 1 for each row of the share and 0 for one that was added; None where every replica has rows.
+    """
+    if x0.shape[0] is not None or tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return x0, label, None
+    rows = tf.shape(x0)[0]
+    added = tf.cast(rows == 0, tf.int32)
+    padded = lambda tensor: tf.pad(tensor, [[0, added]] + [[0, 0]] * (tensor.shape.rank - 1))
+    is_row = tf.cast(tf.range(rows + added) < rows, tf.float32)
+    return padded(x0), None if label is None else padded(label), is_row
+
+
+def _losses_and_gradients(model, x0, t, eps_freq, label, dropout_seed, loss_scale, is_row=None):
     """A replica's losses `[B]`, its share of the global batch's mean, and the gradients of that, times loss_scale."""
     with tf.GradientTape() as tape:
         network = lambda inputs: model(inputs, training=True, seed=dropout_seed)
         losses = example_losses(model, network, x0, t, eps_freq, label)
         # Sums over the replicas follow, so each contributes its share of the global mean.
-        share = ops.mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync
+        counted = losses if is_row is None else losses * is_row
+        share = ops.sum(counted) / ops.cast(global_rows(ops.shape(losses)[0])[1], "float32")
         scaled_share = share * loss_scale
     weights = model.network.trainable_variables
     return losses, share, _dense(tape.gradient(scaled_share, weights), weights)
@@ -180,18 +213,12 @@ def _losses_and_gradients(model, x0, t, eps_freq, label, dropout_seed, loss_scal
 
 def ema_losses(model: Any, data: Any) -> Any:
     """The losses `[B]` of the averaged weights, with draws that are the same in every call."""
-    x0, label = _unpacked(model, data)
-    t, eps_freq = _drawn_time_and_noise(model, fold([1, model.seed]), x0)
-    return example_losses(model, model.ema_call, x0, t, eps_freq, label)
-
-
-def _unpacked(model, data):
-    x0, label, weight = keras.utils.unpack_x_y_sample_weight(data)
-    if weight is not None:
-        raise UserError("Sample weights are not supported; give images, or (images, labels)")
-    if model.num_classes is not None and label is None:
-        raise UserError("A network with num_classes trains on (images, labels). Received: images alone")
-    return ops.cast(x0, "float32"), label
+    x0, label = checked_inputs(model, data)
+    rows = ops.shape(x0)[0]
+    with shares_of_any_size(x0):
+        x0, label, _ = _with_a_row(x0, label)
+        t, eps_freq = _drawn_time_and_noise(model, fold([1, model.seed]), x0)
+        return example_losses(model, model.ema_call, x0, t, eps_freq, label)[:rows]
 
 
 def _drawn_time_and_noise(model, seed, x0):
@@ -226,30 +253,40 @@ def _summed_over_replicas(tensors):
 
 
 def _update_if_finite(model, strategy, gradients, is_finite):
+    optimizer, weights = model.optimizer, model.network.trainable_variables
+    num_batches = batches_per_update(optimizer)
+
     # For all replicas at once: a condition that a single replica looks at must not hold an update.
     def update():
-        strategy.extended.call_for_each_replica(
-            lambda *own: model.optimizer.apply(own, model.network.trainable_variables), args=gradients
-        )
-        _update_ema(model, strategy)
+        strategy.extended.call_for_each_replica(lambda *own: optimizer.apply(own, weights), args=gradients)
+        if num_batches == 1:
+            _update_averages(model, strategy)
+        else:
+            is_update = batches_seen(optimizer) % num_batches == 0
+            tf.cond(is_update, lambda: _update_averages(model, strategy), lambda: None)
         model.step_guard.passed()
 
     def skip():
-        # What a step draws and which batch is next depend on its number: it counts.
-        model.optimizer.iterations.assign_add(1)
+        if num_batches == 1:
+            # What a step draws and which batch is next depend on its number: it counts, for the averages too.
+            optimizer.iterations.assign_add(1)
+            if model.weight_averages is not None:
+                model.weight_averages.age.assign_add(1)
         model.step_guard.skipped()
 
     # Of sums over the replicas, so any replica's value is that of all.
     tf.cond(strategy.experimental_local_results(is_finite)[0], update, skip)
 
 
-def _update_ema(model, strategy):
-    if model.ema_decay is None:
+def _update_averages(model, strategy):
+    averages = model.weight_averages
+    if averages is None:
         return
-    step = ops.cast(model.optimizer.iterations, "float32")
-    share = 1.0 - ops.minimum(model.ema_decay, (1.0 + step) / (10.0 + step))
-    for average, weight in zip(model.ema_weights, model.network.trainable_variables):
-        strategy.extended.update(average.value, _move_towards, args=(weight.value, share), group=False)
+    averages.age.assign_add(1)
+    age = ops.cast(averages.age, "float32")
+    share = 1.0 - ops.minimum(model.ema_decay, (1.0 + age) / (10.0 + age))
+    for weight in model.network.trainable_variables:
+        strategy.extended.update(averages.of(weight).value, _move_towards, args=(weight.value, share), group=False)
 
 
 def _move_towards(average, weight, share):

@@ -251,12 +251,14 @@ class ResBlock(keras.layers.Layer):
         self.channels = channels
         self.dropout_rate = dropout
         dtype = self.dtype_policy
+        # Said here: Keras's global setting may be another.
+        convolution = {"data_format": "channels_last", "dtype": dtype}
         self.norm_in = GroupNorm(activation="silu", dtype=dtype)
-        self.conv_in = keras.layers.Conv2D(channels, 3, padding="same", dtype=dtype)
+        self.conv_in = keras.layers.Conv2D(channels, 3, padding="same", **convolution)
         self.modulation = keras.layers.Dense(2 * channels, dtype=dtype)
         self.norm_out = GroupNorm(activation="silu", dtype=dtype)
         self.dropout = Dropout(dropout, dtype=dtype)
-        self.conv_out = keras.layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", dtype=dtype)
+        self.conv_out = keras.layers.Conv2D(channels, 3, padding="same", kernel_initializer="zeros", **convolution)
         self.projection: keras.layers.Conv2D | None = None
         self.attention = SelfAttention(dtype=dtype) if attention else None
 
@@ -269,7 +271,9 @@ class ResBlock(keras.layers.Layer):
         self.dropout.build(inner_shape)
         self.conv_out.build(inner_shape)
         if x_shape[-1] != self.channels:
-            self.projection = keras.layers.Conv2D(self.channels, 1, dtype=self.dtype_policy)
+            self.projection = keras.layers.Conv2D(
+                self.channels, 1, data_format="channels_last", dtype=self.dtype_policy
+            )
             self.projection.build(x_shape)
         if self.attention is not None:
             self.attention.build(inner_shape)
@@ -328,7 +332,8 @@ class UpsampleConv(keras.layers.Layer):
         channels = x.shape[-1]
         kernel = ops.matmul(np.kron(self._SUMS, self._SUMS), ops.reshape(self.kernel, (9, -1)))
         kernel = ops.transpose(ops.reshape(kernel, (4, 4, channels, self.channels)), (0, 1, 3, 2))
-        return ops.conv_transpose(x, ops.cast(kernel, x.dtype), strides=2, padding="same") + self.bias
+        kernel = ops.cast(kernel, x.dtype)
+        return ops.conv_transpose(x, kernel, strides=2, padding="same", data_format="channels_last") + self.bias
 
     def compute_output_shape(self, input_shape: Any) -> tuple:
         return (input_shape[0], 2 * input_shape[1], 2 * input_shape[2], self.channels)

@@ -6,6 +6,8 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tf_blurdiff.errors import UserError
+
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
 class Adam(keras.optimizers.Adam):
@@ -65,12 +67,43 @@ def expect_summed_gradients(optimizer: keras.optimizers.Optimizer) -> None:
     Raises:
         RuntimeError: if this version of Keras has not the method that would sum them.
     """
-    if not callable(getattr(optimizer, "_all_reduce_sum_gradients", None)):
-        raise RuntimeError(
-            f"Keras {keras.__version__} sums gradients over replicas in a way that this package does not know: "
-            "training on several devices would make steps that are too large"
+    for part in _parts(optimizer):
+        if not callable(getattr(part, "_all_reduce_sum_gradients", None)):
+            raise RuntimeError(
+                f"Keras {keras.__version__} sums gradients over replicas in a way that this package does not know: "
+                "training on several devices would make steps that are too large"
+            )
+        part._all_reduce_sum_gradients = lambda gradients_and_weights: gradients_and_weights
+
+
+def batches_per_update(optimizer: keras.optimizers.Optimizer) -> int:
+    """Of how many batches an optimizer accumulates the gradients before it updates the weights.
+
+    Raises:
+        UserError: if the parts of a MultiOptimizer differ in it.
+
+    Example:
+        >>> batches_per_update(keras.optimizers.SGD(gradient_accumulation_steps=4)), batches_per_update(Adam())
+        (4, 1)
+    """
+    numbers = {part.gradient_accumulation_steps or 1 for part in _parts(optimizer)}
+    if len(numbers) > 1:
+        raise UserError(
+            "gradient_accumulation_steps must be the same in all parts of a MultiOptimizer. "
+            f"Received: {sorted(numbers)}"
         )
-    optimizer._all_reduce_sum_gradients = lambda gradients_and_weights: gradients_and_weights
+    return numbers.pop()
+
+
+def batches_seen(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The variable in which an optimizer counts the batches that it was given, also those that it accumulates."""
+    # Keras's `iterations` counts updates then; that variable is the first.
+    return _parts(optimizer)[0].variables[0]
+
+
+def _parts(optimizer):
+    """The optimizers that a MultiOptimizer is made of; of another, itself."""
+    return getattr(optimizer, "optimizers", None) or [optimizer]
 
 
 def _handle(variable):

@@ -29,6 +29,8 @@ class UNet(keras.Model):
             none is given: label dropout and classifier-free guidance use it.
         rematerialize: whether training keeps only what goes into each residual block, and computes what is inside it
             again for the gradient: less memory, more time, the same results.
+        dtype: the policy of its arithmetic; unless given, Keras's global one if that keeps weights in float32, as the
+            mixed ones do, else float32.
 
     Call arguments:
         inputs: `[z, t]` or, with num_classes, `[z, t, label]`: images `[B, H, W, C]`, times float `[B]` in [0, 1],
@@ -67,7 +69,7 @@ class UNet(keras.Model):
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         # Times must not be cast to bfloat16 on the way in; every layer casts what it is given.
-        super().__init__(**{"autocast": False, **kwargs})
+        super().__init__(**{"autocast": False, "dtype": _default_dtype(), **kwargs})
         self.image_shape = tuple(image_shape)
         self.channels = channels
         self.multipliers = tuple(multipliers)
@@ -166,7 +168,8 @@ class UNet(keras.Model):
             return [block(level, attention) for _ in range(count)]
 
         def conv(channels, **kwargs):
-            return keras.layers.Conv2D(channels, 3, padding="same", **{"dtype": dtype, **kwargs})
+            given = {"padding": "same", "data_format": "channels_last", "dtype": dtype, **kwargs}
+            return keras.layers.Conv2D(channels, 3, **given)
 
         self.conv_in = conv(self.channels)
         self.down_blocks = [b for level in levels for b in blocks(level, self.num_res_blocks)]
@@ -197,6 +200,12 @@ class UNet(keras.Model):
             "num_classes": self.num_classes,
             "rematerialize": self.rematerialize,
         }
+
+
+def _default_dtype():
+    """Keras's global policy if it keeps weights in float32, such as a mixed one; never its floatx alone."""
+    policy = keras.config.dtype_policy()
+    return policy if policy.variable_dtype == "float32" else "float32"
 
 
 def _takes_embedding(layer):

@@ -1,0 +1,87 @@
+"""Checks of what training is given: what can be told from types and shapes when a step is traced, values in the step.
+
+A step in a graph can only fail with TensorFlow's own error, many lines long; `errors_in_words` makes one line of it.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.model.arguments import NEARLY_ONE, check_label_presence, wanted_images, wanted_labels
+
+_REFUSED = re.compile(r"tf_blurdiff: (.*?) \|")
+
+
+def checked_inputs(model: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """A training batch as float32 `[B, H, W, C]` and int64 `[B]`, or None for a model without labels.
+
+    Raises:
+        UserError: for what is wrong whatever the values. Wrong values make the step fail, see `errors_in_words`; pixels
+            that are not numbers are none of them, for a step of such is skipped.
+    """
+    images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if weights is not None:
+        raise UserError("Sample weights are not supported; give images, or (images, labels)")
+    check_label_presence(labels, model.num_classes)
+    images = _tensor(images, wanted_images(model.image_shape), (None, *model.image_shape), "is_floating")
+    is_allowed = ~tf.reduce_any(tf.abs(images) > NEARLY_ONE)
+    if labels is not None:
+        labels = tf.cast(_tensor(labels, wanted_labels(model.num_classes), (None,), "is_integer"), tf.int64)
+        labels_are = ~tf.reduce_any((labels < 0) | (labels >= model.num_classes))
+        is_allowed &= labels_are
+    # One condition a step, and what the message says is computed only then.
+    checked = tf.cond(is_allowed, lambda: True, lambda: _refuse(model, images, labels))
+    with tf.control_dependencies([checked]):
+        # Not used before: an embedding has an error of its own for a label that it does not know.
+        labels = None if labels is None else tf.identity(labels)
+    return tf.cast(images, tf.float32), labels
+
+
+def _tensor(given, wanted, shape, kind):
+    if isinstance(given, (dict, list, tuple)):
+        raise UserError(f"{wanted}. Received: a {type(given).__name__}")
+    tensor = tf.convert_to_tensor(given)
+    if not getattr(tensor.dtype, kind) or not tensor.shape.is_compatible_with(shape):
+        raise UserError(f"{wanted}. Received: {tensor.dtype.name} of shape {tensor.shape}")
+    # What is not known while the step is traced is looked at when it runs.
+    return tf.ensure_shape(tensor, shape)
+
+
+def _refuse(model, images, labels):
+    lowest, highest = tf.reduce_min(images), tf.reduce_max(images)
+    text = f"{wanted_images(model.image_shape)}. Received: {{}} to {{}}"
+    message = tf.strings.format(text, (lowest, highest))
+    if labels is not None:
+        text = f"{wanted_labels(model.num_classes)}. Received: {{}} to {{}}"
+        of_labels = tf.strings.format(text, (tf.reduce_min(labels), tf.reduce_max(labels)))
+        is_range = (tf.reduce_min(labels) < 0) | (tf.reduce_max(labels) >= model.num_classes)
+        message = tf.where(is_range, of_labels, message)
+    with tf.control_dependencies([tf.debugging.Assert(False, [tf.strings.join(["tf_blurdiff: ", message, " |"])])]):
+        return tf.constant(False)
+
+
+@contextlib.contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Turns the error of a step that was given wrong values into a UserError that says which."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            raise
+        raise UserError(refused[1]) from None
+
+
+def with_errors_in_words(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that `fit` or `evaluate` calls for each step, its errors as of `errors_in_words`."""
+
+    def in_words(*arguments):
+        with errors_in_words():
+            return step(*arguments)
+
+    return in_words
