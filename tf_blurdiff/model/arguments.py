@@ -53,9 +53,10 @@ def check_call(inputs: Any, num_classes: int | None) -> None:
     names = ["z", "t"] if num_classes is None else ["z", "t", "label"]
     if isinstance(inputs, (list, tuple)) and len(inputs) == len(names):
         return
-    given = f"{type(inputs).__name__} of {len(inputs)}"
     if hasattr(inputs, "shape"):
-        given = f"one tensor of shape {tuple(inputs.shape)}"
+        given = f"one tensor of shape {inputs.shape}"
+    else:
+        given = f"a {type(inputs).__name__} of {len(inputs)}"
     raise UserError(
         f"a DiffusionModel is called with [{', '.join(names)}]: noisy images, their times"
         f"{' and labels' if num_classes else ''}. To draw images call sample(seeds). Received: {given}"

@@ -28,14 +28,11 @@ def checked_inputs(model: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
     if weights is not None:
         raise UserError("Sample weights are not supported; give images, or (images, labels)")
     check_label_presence(labels, model.num_classes)
-    images = _tensor(images, wanted_images(model.image_shape), (None, *model.image_shape), "is_floating")
-    is_allowed = ~tf.reduce_any(tf.abs(images) > NEARLY_ONE)
-    if labels is not None:
-        labels = tf.cast(_tensor(labels, wanted_labels(model.num_classes), (None,), "is_integer"), tf.int64)
-        labels_are = ~tf.reduce_any((labels < 0) | (labels >= model.num_classes))
-        is_allowed &= labels_are
-    # One condition a step, and what the message says is computed only then.
-    checked = tf.cond(is_allowed, lambda: True, lambda: _refuse(model, images, labels))
+    with errors_in_words():  # Where nothing is traced, values are looked at here.
+        images = _tensor(images, wanted_images(model.image_shape), (None, *model.image_shape), "is_floating")
+        if labels is not None:
+            labels = tf.cast(_tensor(labels, wanted_labels(model.num_classes), (None,), "is_integer"), tf.int64)
+        checked = _check_values(model, images, labels)
     with tf.control_dependencies([checked]):
         # Not used before: an embedding has an error of its own for a label that it does not know.
         labels = None if labels is None else tf.identity(labels)
@@ -48,21 +45,39 @@ def _tensor(given, wanted, shape, kind):
     tensor = tf.convert_to_tensor(given)
     if not getattr(tensor.dtype, kind) or not tensor.shape.is_compatible_with(shape):
         raise UserError(f"{wanted}. Received: {tensor.dtype.name} of shape {tensor.shape}")
-    # What is not known while the step is traced is looked at when it runs.
-    return tf.ensure_shape(tensor, shape)
+    if tensor.shape[1:].is_fully_defined():
+        return tensor
+    # Batches of several shapes are traced as one of any: what came is known only when the step runs.
+    sizes = tf.shape(tensor)
+    fits = tf.cond(tf.rank(tensor) == len(shape), lambda: tf.reduce_all(sizes[1:] == list(shape[1:])), lambda: False)
+    with tf.control_dependencies([_require(fits, wanted, lambda: tf.strings.format("shape {}", sizes))]):
+        # Fits anything that has come so far, so that the error is the one above.
+        return tf.reshape(tensor, (-1, *shape[1:]))
 
 
-def _refuse(model, images, labels):
-    lowest, highest = tf.reduce_min(images), tf.reduce_max(images)
-    text = f"{wanted_images(model.image_shape)}. Received: {{}} to {{}}"
-    message = tf.strings.format(text, (lowest, highest))
+def _check_values(model, images, labels):
+    """Both in one condition: it makes the host wait for the device, once a step."""
+    wanted, received = wanted_images(model.image_shape), lambda: _range(images)
+    is_allowed = ~tf.reduce_any(tf.abs(images) > NEARLY_ONE)
     if labels is not None:
-        text = f"{wanted_labels(model.num_classes)}. Received: {{}} to {{}}"
-        of_labels = tf.strings.format(text, (tf.reduce_min(labels), tf.reduce_max(labels)))
-        is_range = (tf.reduce_min(labels) < 0) | (tf.reduce_max(labels) >= model.num_classes)
-        message = tf.where(is_range, of_labels, message)
-    with tf.control_dependencies([tf.debugging.Assert(False, [tf.strings.join(["tf_blurdiff: ", message, " |"])])]):
-        return tf.constant(False)
+        labels_are = ~tf.reduce_any((labels < 0) | (labels >= model.num_classes))
+        wanted = tf.where(labels_are, wanted, wanted_labels(model.num_classes))
+        received = lambda: tf.where(labels_are, _range(images), _range(labels))
+        is_allowed &= labels_are
+    return _require(is_allowed, wanted, received)
+
+
+def _range(values):
+    return tf.strings.format("{} to {}", (tf.reduce_min(values), tf.reduce_max(values)))
+
+
+def _require(is_allowed, wanted, received):
+    def refuse():
+        text = tf.strings.join(["tf_blurdiff: ", wanted, ". Received: ", received(), " |"])
+        with tf.control_dependencies([tf.debugging.Assert(False, [text])]):
+            return tf.constant(False)
+
+    return tf.cond(is_allowed, lambda: tf.constant(True), refuse)
 
 
 @contextlib.contextmanager
