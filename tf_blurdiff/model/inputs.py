@@ -50,9 +50,9 @@ def _tensor(given, wanted, shape, kind):
     # Batches of several shapes are traced as one of any: what came is known only when the step runs.
     sizes = tf.shape(tensor)
     fits = tf.cond(tf.rank(tensor) == len(shape), lambda: tf.reduce_all(sizes[1:] == list(shape[1:])), lambda: False)
-    with tf.control_dependencies([_require(fits, wanted, lambda: tf.strings.format("shape {}", sizes))]):
-        # Fits anything that has come so far, so that the error is the one above.
-        return tf.reshape(tensor, (-1, *shape[1:]))
+    received = lambda: tf.strings.format("shape {}", sizes)
+    known = lambda: tf.reshape(tensor, (-1, *shape[1:]))
+    return _where_allowed(fits, known, wanted, received, tf.zeros((0, *shape[1:]), tensor.dtype))
 
 
 def _check_values(model, images, labels):
@@ -64,20 +64,22 @@ def _check_values(model, images, labels):
         wanted = tf.where(labels_are, wanted, wanted_labels(model.num_classes))
         received = lambda: tf.where(labels_are, _range(images), _range(labels))
         is_allowed &= labels_are
-    return _require(is_allowed, wanted, received)
+    return _where_allowed(is_allowed, lambda: tf.constant(True), wanted, received, tf.constant(False))
 
 
 def _range(values):
     return tf.strings.format("{} to {}", (tf.reduce_min(values), tf.reduce_max(values)))
 
 
-def _require(is_allowed, wanted, received):
+def _where_allowed(is_allowed, value, wanted, received, otherwise):
+    """A value; or an error, and `otherwise` for what does not wait for it."""
+
     def refuse():
         text = tf.strings.join(["tf_blurdiff: ", wanted, ". Received: ", received(), " |"])
         with tf.control_dependencies([tf.debugging.Assert(False, [text])]):
-            return tf.constant(False)
+            return tf.identity(otherwise)
 
-    return tf.cond(is_allowed, lambda: tf.constant(True), refuse)
+    return tf.cond(is_allowed, value, refuse)
 
 
 @contextlib.contextmanager
@@ -85,10 +87,15 @@ def errors_in_words() -> Iterator[None]:
     """Turns the error of a step that was given wrong values into a UserError that says which."""
     try:
         yield
-    except tf.errors.InvalidArgumentError as error:
-        refused = _REFUSED.search(str(error))
-        if refused is None:
-            raise
+    except tf.errors.OpError as error:
+        raise_in_words(error)
+        raise
+
+
+def raise_in_words(error: tf.errors.OpError) -> None:
+    """Raises a UserError if a step failed because of what it was given."""
+    refused = _REFUSED.search(str(error))
+    if refused is not None:
         raise UserError(refused[1]) from None
 
 

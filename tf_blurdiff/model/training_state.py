@@ -66,4 +66,5 @@ def restore_paths(model: Any, frozen: Collection[str], optimized: Collection[str
     have = lambda names: [weight for weight in learnable(model.network) if paths.get(id(weight)) in names]
     for weight in have(frozen):
         weight.trainable = False
-    _build(model, have(optimized) or model.network.trainable_variables)
+    weights = have(optimized) or model.network.trainable_variables
+    _build(model, weights or learnable(model.network))

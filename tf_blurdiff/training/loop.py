@@ -19,7 +19,7 @@ from tf_blurdiff.config import loading as configs
 from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.model import DiffusionModel, raise_in_words
 from tf_blurdiff.networks import Adam, processor_lacks
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.reporting import ChiefReport, Report, StepTimer
@@ -100,6 +100,7 @@ def _errors_in_words(devices, batch_size):
     try:
         yield
     except tf.errors.OpError as error:
+        raise_in_words(error)
         if devices.num_workers > 1 and isinstance(error, _LOST_WORKER):
             reason = str(error).strip().splitlines()[0]
             raise Unfinished(

@@ -29,7 +29,7 @@ class Snapshots:
 
     def __init__(self, run_dir: pathlib.Path, model: DiffusionModel, images: Images, keep: int) -> None:
         self._run_dir, self._model, self._images = run_dir, model, images
-        variables = [*model.variables, *model.optimizer.variables, *model.step_guard.variables]
+        variables = _variables(model)
         self._checkpoints = Checkpoints(run_dir / "checkpoints", [variable.value for variable in variables], keep)
 
     def restore_newest(self, warn: Callable[[str], None]) -> int:
@@ -41,7 +41,11 @@ class Snapshots:
         Raises:
             UserError: if there are some, but none can be read.
         """
-        return self._checkpoints.restore_newest(warn) or 0
+        step = self._checkpoints.restore_newest(warn) or 0
+        if self._model.weight_averages is not None:
+            # In a run these are the same.
+            self._model.weight_averages.age.assign(self._model.optimizer.iterations)
+        return step
 
     def remove_parts(self) -> None:
         """Removes what a process left that was killed while it wrote; raises UserError where it cannot."""
@@ -85,3 +89,11 @@ class Snapshots:
     @tf.function(autograph=False, reduce_retracing=True)
     def _ema_losses(self, x0, label=None):
         return ema_losses(self._model, (x0, label))
+
+
+def _variables(model):
+    """What a checkpoint holds, in an order that must stay: it knows variables by their places alone."""
+    averages = [] if model.weight_averages is None else model.averages
+    prior = [] if model.process.ends_in_noise else model.prior.variables
+    own = [model.freq_mean, model.freq_std, *averages, *model.network.variables, *prior]
+    return [*own, *model.optimizer.variables, *model.step_guard.variables]
