@@ -29,12 +29,11 @@ def checked_num_classes(num_classes: int | None, network: Any) -> int | None:
 
     A plain Keras network has none of its own, and forgets one that it was given when it is saved.
     """
-    missing = object()
-    own = getattr(network, "num_classes", missing)
+    own = getattr(network, "num_classes", num_classes)
     if num_classes is None:
-        return None if own is missing else own
+        return own
     check_count("num_classes", num_classes)
-    if own is not missing and own != num_classes:
+    if own != num_classes:
         raise UserError(f"num_classes must be the network's own, {own}, or None. Received: {num_classes}")
     return num_classes
 

@@ -45,7 +45,7 @@ def _note_paths(found, path, paths, seen):
             _note_paths(part, (*path, name), paths, seen)
 
 
-def _parts(found) -> Iterable[tuple[str, Any]]:
+def _parts(found: Any) -> Iterable[tuple[str, Any]]:
     if isinstance(found, keras.layers.Layer):
         # Public names first: Keras's own lists are a last resort.
         return sorted(vars(found).items(), key=lambda item: (item[0].startswith("_"), item[0]))

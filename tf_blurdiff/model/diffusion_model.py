@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import ArrayLike
 
-from tf_blurdiff import compilation
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD
 from tf_blurdiff.diffusion.likelihood import Bound, BoundArguments, bits_per_dimension
 from tf_blurdiff.diffusion.predictions import (
@@ -32,10 +31,9 @@ from tf_blurdiff.diffusion.samplers import (
     get_sampler,
 )
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model import copies, inputs, interpolation, learning, restoration, sampling, training_state
+from tf_blurdiff.model import copies, interpolation, restoration, sampling
 from tf_blurdiff.model.arguments import (
     batches_of,
-    check_call,
     check_output,
     checked_batch,
     checked_guidance_scale,
@@ -45,12 +43,13 @@ from tf_blurdiff.model.arguments import (
 )
 from tf_blurdiff.model.averages import Averages, learnable
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
+from tf_blurdiff.model.keras_interface import KerasInterface
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
 from tf_blurdiff.networks import LayerArguments, UNet
 
 
 @keras.saving.register_keras_serializable("tf_blurdiff")
-class DiffusionModel(keras.Model):
+class DiffusionModel(KerasInterface):
     """A diffusion model, diagonal in the DCT basis, as a Keras model.
 
     It trains with `compile(optimizer)` and `fit(dataset)` on batches of images `[B, H, W, C]` in [-1, 1], or of
@@ -150,9 +149,6 @@ class DiffusionModel(keras.Model):
         self.sampling_settings()  # Checks these three.
         self.seed = seed
         _warn_of_much_blur(process, self.image_shape[1])
-        self.compiles = compilation.is_wanted()
-        self.loss_tracker = keras.metrics.Mean(name="loss", dtype="float32")
-        self._traced_for: list[int] = []
         self._network_takes = {"training", "seed"} & set(inspect.signature(network.call).parameters)
         self._make_variables()
 
@@ -179,7 +175,6 @@ class DiffusionModel(keras.Model):
         self.freq_std = self.add_weight(name="freq_std", shape=self.image_shape, initializer=unknown, **fixed)
         if not self.process.ends_in_noise:
             self.prior = BlurredPrior(self.process, self.image_shape, self.num_classes)
-        # So named that Keras, which goes by the alphabet, loads it after the network: see its load_own_variables.
         self.weight_averages = None if self.ema_decay is None else Averages(self.network)
         self.built = True
 
@@ -191,13 +186,6 @@ class DiffusionModel(keras.Model):
         label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
         inputs = [keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label]
         check_output(self.network(inputs), self.image_shape)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Called by Keras when it loads. Files of earlier versions have the averages here, without names."""
-        self.freq_mean.assign(store["0"])
-        self.freq_std.assign(store["1"])
-        if self.weight_averages is not None and len(store.keys()) > 2:
-            self.weight_averages.note_old_file([store[str(number)] for number in range(2, len(store.keys()))])
 
     @property
     def averages(self) -> list[keras.Variable]:
@@ -301,16 +289,6 @@ class DiffusionModel(keras.Model):
         self.check_statistics()
         return get_prediction(self.prediction).of_data(Spectrum(self.freq_mean, self.freq_std))
 
-    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The network's output for `[z, t]` or `[z, t, label]`; a UserError for other inputs, such as images alone."""
-        check_call(inputs, self.num_classes)
-        return super().__call__(inputs, *args, **kwargs)
-
-    def call(self, inputs: list[Any], training: bool = False, seed: Any = None) -> Any:
-        """The network's output for `[z, t]` or `[z, t, label]`, with the weights being trained."""
-        arguments = {"training": training, "seed": seed}
-        return self.network(inputs, **{name: arguments[name] for name in self._network_takes})
-
     def ema_call(self, inputs: list[Any]) -> Any:
         """The network's output with the averaged weights."""
         of = (lambda weight: weight) if self.weight_averages is None else self.weight_averages.of
@@ -337,84 +315,6 @@ class DiffusionModel(keras.Model):
         if not self.process.ends_in_noise:
             prior = lambda normals, choice, labels: self.prior(normals, choice, self.freq_mean, self.freq_std, labels)
         return sampling.ReverseProcess(self.process, self.image_shape, self.denoiser, prior)
-
-    @property
-    def metrics(self) -> list[keras.metrics.Metric]:
-        """The mean of the loss."""
-        return [self.loss_tracker]
-
-    def compile(self, optimizer: Any = "rmsprop", jit_compile: bool | str = "auto", **kwargs: Any) -> None:
-        """As `keras.Model.compile`; the loss is the model's own, and so is its scaling for float16.
-
-        Args:
-            optimizer: any of Keras.
-            jit_compile: whether a step's loss and gradient, and what `sample` repeats, run through XLA; "auto" if there
-                is a GPU. Results are the same, up to rounding.
-            **kwargs: of `keras.Model.compile`.
-
-        Raises:
-            UserError: for a loss or metrics, which this model would not use, and for a LossScaleOptimizer.
-        """
-        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
-            if kwargs.get(name) is not None:
-                raise UserError(f"{name} must be left out: the loss is the model's own, by its loss_type")
-        # Keras would compile the whole of a step: sums over replicas and the skipping of steps are no work for XLA.
-        super().compile(optimizer, jit_compile=False, **kwargs)
-        if isinstance(jit_compile, bool):
-            jit_compile = "on" if jit_compile else "off"
-        self._jit_compile_choice = jit_compile
-        self.compiles = compilation.is_wanted(jit_compile)
-        training_state.check_optimizer(self.optimizer)
-        in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
-        # In no file: what is only of use in training.
-        self.step_guard = learning.StepGuard(scales_loss=in_float16)
-        self.step_record = learning.StepRecord()
-
-    def get_compile_config(self) -> dict[str, Any]:
-        """How the model was compiled and which weights are frozen, as Keras saves it; {} if it was not compiled."""
-        config = super().get_compile_config()
-        if not config:
-            return {}
-        return {**config, "jit_compile": self._jit_compile_choice, **training_state.paths_in_training(self)}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as `get_compile_config` says, and makes the optimizer's variables, so that they can be loaded."""
-        config = dict(config)
-        paths = {name: config.pop(name, []) for name in ("frozen", "optimized")}
-        if config.get("jit_compile") is False:
-            config["jit_compile"] = "auto"  # Of a file of earlier versions, which does not say what was asked for.
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        training_state.restore_paths(self, **paths)
-
-    def make_train_function(self, force: bool = False) -> None:
-        """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace.
-
-        Raises:
-            UserError: if the prediction is "preconditioned" and `adapt` was not called, if nothing can be trained, and
-                for weights that the optimizer was not made for.
-        """
-        self.check_statistics()
-        training_state.build_optimizer(self)
-        trained = [id(weight) for weight in self.network.trainable_variables]
-        if force or self.train_function is None or trained != self._traced_for:
-            super().make_train_function(force=True)
-            self._traced_for, self.train_function = trained, inputs.with_errors_in_words(self.train_function)
-
-    def make_test_function(self, force: bool = False) -> None:
-        """What `evaluate` calls first."""
-        if force or self.test_function is None:
-            super().make_test_function(force=True)
-            self.test_function = inputs.with_errors_in_words(self.test_function)
-
-    def train_step(self, data: Any) -> dict[str, Any]:
-        """One step on this replica's share of the global batch; returns the metrics."""
-        self.loss_tracker.update_state(*learning.train_step(self, data))
-        return self.get_metrics_result()
-
-    def test_step(self, data: Any) -> dict[str, Any]:
-        """The loss of the averaged weights, with the same draws for every batch."""
-        self.loss_tracker.update_state(learning.ema_losses(self, data))
-        return self.get_metrics_result()
 
     def sample(
         self,
@@ -657,34 +557,6 @@ class DiffusionModel(keras.Model):
                 "this process starts from what blur leaves of the data, which the model does not know yet: call adapt "
                 "with the training images, or give images"
             )
-
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """As `keras.Model.save`, to a .keras file; a UserError for HDF5, which Keras has for its own layers only."""
-        if str(filepath).endswith((".h5", ".hdf5")):
-            raise UserError(f"a DiffusionModel is saved as a .keras file: save('model.keras'). Received: {filepath}")
-        super().save(filepath, *args, **kwargs)
-
-    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
-        """A UserError that names what exports such a model: it has signatures of seeds, which Keras cannot know."""
-        raise UserError(
-            f"call tf_blurdiff.export_savedmodel(model, {str(filepath)!r}): it exports the whole sampling loop, from "
-            "seeds to images; Keras would export one call of the network"
-        )
-
-    def quantize(self, *args: Any, **kwargs: Any) -> None:
-        """A UserError: Keras would replace weights that the averages belong to."""
-        raise UserError(
-            "a DiffusionModel cannot be quantized; in_precision('mixed_bfloat16') makes a copy that computes in less"
-        )
-
-    def _trackable_children(self, save_type="checkpoint", **kwargs):
-        # TensorFlow has no public way to refuse: tf.saved_model.save would write a model without a signature.
-        if save_type == "savedmodel":
-            raise UserError(
-                "tf.saved_model.save cannot save a DiffusionModel: call tf_blurdiff.export_savedmodel(model, folder), "
-                "or model.save('model.keras')"
-            )
-        return super()._trackable_children(save_type, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         """All arguments, as Keras saves them."""
