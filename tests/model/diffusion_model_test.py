@@ -23,7 +23,7 @@ def test_the_averaged_copy_samples_alike_from_a_smaller_file(process, prediction
     model.averaged().save(tmp_path / "averaged.keras")
     copy = bd.load_model(tmp_path / "averaged.keras")
     np.testing.assert_array_equal(copy.sample([3, 4], num_steps=6), model.sample([3, 4], num_steps=6))
-    assert len(copy.variables) == len(model.variables) - len(model.ema_weights)
+    assert len(copy.variables) == len(model.variables) - len(model.averages) - 1  # Their age.
 
 
 def test_the_averaged_copy_trains_on_without_averages():

@@ -79,6 +79,7 @@ class Averages(keras.layers.Layer):
         self._paths = [paths.get(id(weight), f"weight_{i}") for i, weight in enumerate(weights)]
         self._numbers = {id(weight): i for i, weight in enumerate(weights)}
         self._of_old_file: dict[int, np.ndarray] = {}
+        self._misfit = ""
         self.values = [
             self.add_weight(name=f"average_{i}", shape=weight.shape, dtype=weight.dtype, **fixed)
             for i, weight in enumerate(weights)
@@ -118,6 +119,9 @@ class Averages(keras.layers.Layer):
         Raises:
             ValueError: if some are missing or of another shape; the others are loaded.
         """
+        misfit, self._misfit = self._misfit, ""
+        if misfit and not len(store.keys()):
+            raise ValueError(misfit)  # Keras tries a layer that failed a second time, from where the file has nothing.
         values, age, self._of_old_file = self._of_old_file, _OLD, {}
         if "age" in store.keys():  # noqa: SIM118 (Keras's stores are no mappings)
             names = {number: f"of {path}" for number, path in enumerate(self._paths)}
@@ -133,4 +137,5 @@ class Averages(keras.layers.Layer):
             average.assign(value)
         self.age.assign(age if values else 0)
         if values and left_out:
-            raise ValueError(f"the file has no averages of this shape for: {', '.join(left_out)}")
+            self._misfit = f"the file has no averages of this shape for: {', '.join(left_out)}"
+            raise ValueError(self._misfit)

@@ -1,4 +1,4 @@
-"""What Keras asks of a model around a network of `[z, t]`: to compile, fit, evaluate, save and load; or refused in words.
+"""What Keras asks of a model around a network of `[z, t]`: compiling, steps, saving, loading; or refused in words.
 
 Nothing here knows how images are drawn.
 """
@@ -21,8 +21,7 @@ class KerasInterface(keras.Model):
     Attributes:
         network: a Keras model of `[z, t]`, or `[z, t, label]`.
         num_classes: number of labels, or None.
-        weight_averages: of the network's weights, or None. So named that Keras, which goes by the alphabet, loads them
-            after the network.
+        weight_averages: of the network's weights, or None. Made after the network, so that Keras loads them after it.
         freq_mean, freq_std: the data's DCT statistics.
         compiles: whether steps run through XLA.
     """
