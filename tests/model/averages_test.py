@@ -8,7 +8,7 @@ import pytest
 
 import tf_blurdiff as bd
 from tests.support.models import images, make, randomized, small_network
-from tf_blurdiff.model.averages import Averages, learnable, weight_paths
+from tf_blurdiff.model.averages import Averages, learnable, places
 
 
 def unet(num_classes=None):
@@ -34,10 +34,15 @@ def saved_and_loaded(model, tmp_path, **kwargs):
     return keras.models.load_model(tmp_path / "model.keras", **kwargs)
 
 
+def layer_of(model):
+    """One that has weights."""
+    return next(layer for layer in model.network.layers if layer.weights)
+
+
 FREEZING = {
     "network": lambda model: setattr(model.network, "trainable", False),
     "model": lambda model: setattr(model, "trainable", False),
-    "one layer": lambda model: setattr(model.network.layers[2], "trainable", False),
+    "one layer": lambda model: setattr(layer_of(model), "trainable", False),
     "all but the last": lambda model: [setattr(layer, "trainable", False) for layer in model.network.layers[:-1]],
     "in an outer model": lambda model: setattr(keras.Sequential([model]), "trainable", False),
 }
@@ -81,7 +86,7 @@ def test_the_average_of_a_frozen_weight_stays():
     model = make(ema_decay=0.5)
     model.compile(keras.optimizers.SGD(0.1))
     model.fit(images(16), batch_size=8, verbose=0)
-    layer = model.network.layers[2]
+    layer = layer_of(model)
     frozen = {id(weight) for weight in layer.weights}
     layer.trainable = False
     before = [np.asarray(average) for average in model.averages]
@@ -133,7 +138,7 @@ def test_weights_of_another_number_of_labels_are_loaded_as_far_as_they_fit(tmp_p
     with pytest.warns(UserWarning, match="total of 2 objects(.|\\n)*<Averages"):
         other.load_weights(tmp_path / "three.keras", skip_mismatch=True)
     np.testing.assert_array_equal(other.freq_std, model.freq_std)
-    of = lambda model: {weight_paths(model.network)[id(w)]: w for w in learnable(model.network)}
+    of = lambda model: {places(model.network)[id(w)]: w for w in learnable(model.network)}
     weights, expected = of(other), dict(zip(of(model), model.averages, strict=True))
     assert len(weights) == len(expected)
     for (path, weight), average in zip(weights.items(), other.averages, strict=True):
@@ -151,7 +156,7 @@ def test_weights_without_labels_start_a_network_with_labels(tmp_path):
     with pytest.warns(UserWarning, match="<Averages"):
         other.load_weights(tmp_path / "none.keras", skip_mismatch=True)
     of = lambda model: dict(
-        zip([weight_paths(model.network)[id(w)] for w in learnable(model.network)], model.averages, strict=True)
+        zip([places(model.network)[id(w)] for w in learnable(model.network)], model.averages, strict=True)
     )
     for path, average in of(model).items():
         np.testing.assert_array_equal(of(other)[path], average, err_msg=path)
@@ -184,7 +189,7 @@ def as_earlier_versions_saved(model, monkeypatch, path):
 def test_files_of_earlier_versions_are_loaded(freeze, monkeypatch, tmp_path):
     model = randomized(make())
     freeze(model)
-    if not model.network.trainable or not model.network.layers[2].trainable:
+    if not model.network.trainable or not layer_of(model).trainable:
         for average, weight in zip(model.averages, learnable(model.network)):
             if not weight.trainable and any(w.trainable for w in learnable(model.network)):
                 average.assign(weight)  # Those had none.
@@ -208,7 +213,7 @@ def test_paths_are_the_same_in_any_network_of_the_same_code():
     def paths(network, *inputs):
         if inputs:
             network(*inputs)
-        found = weight_paths(network)
+        found = places(network)
         return [found[id(weight)] for weight in network.weights]
 
     plain = [paths(Plain(), np.zeros((1, 2))) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The model as a Keras model: compiled and loaded, any optimizer, any of Keras's settings; what it cannot do is said."""
+"""The model as a Keras model: compiled and loaded, any optimizer, any of Keras's settings; or refused in words."""
 
 import copy
 import pickle
@@ -71,7 +71,7 @@ def test_a_model_is_loaded_without_its_optimizer(tmp_path):
     fitted(model)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
-    assert not loaded.compiled and loaded.optimizer is None
+    assert not loaded.compiled and not hasattr(loaded, "optimizer")
     loaded.compile("sgd", jit_compile=False)
     fitted(loaded)
 
@@ -96,16 +96,16 @@ def test_what_was_frozen_in_training_is_loaded_frozen(tmp_path, recwarn):
     frozen = [weight.trainable for weight in loaded.network.weights]
     assert frozen == [weight.trainable for weight in model.network.weights] and set(frozen) == {True, False}
     assert_same(fitted(loaded), fitted(model))
-    loaded.network.trainable = True
+    loaded.network.middle_blocks[0].trainable = True
     assert loaded.network.middle_blocks[0].conv_in.kernel.trainable
 
 
 def test_weights_that_are_frozen_no_longer_want_another_optimizer():
     model = make()
-    model.network.layers[2].trainable = False
+    model.network.layers[-1].trainable = False
     model.compile("sgd")
     fitted(model)
-    model.network.layers[2].trainable = True
+    model.network.layers[-1].trainable = True
     with pytest.raises(UserError, match="frozen no longer: compile it again"):
         fitted(model)
 

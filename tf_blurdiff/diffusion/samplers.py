@@ -345,7 +345,7 @@ def run_steps(
 
     def body(i, *state):
         # Gathered out here: XLA compiles for shapes, and not anew for another number of steps.
-        nearby = ops.take(times, ops.maximum(i + 1 - ops.arange(len(state) + 1), 0), axis=0)
+        nearby = ops.take(times, ops.maximum(i + 1 - ops.arange(len(state) + 1, dtype="int32"), 0), axis=0)
         return i + 1, *run(i, i == num_steps - 1, nearby, *state)
 
     start = ops.convert_to_tensor(first, "int32")

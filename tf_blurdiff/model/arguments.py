@@ -1,5 +1,6 @@
 """Checks of a model's arguments: arrays of the types that it works with, or an error that says what is allowed."""
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -36,6 +37,14 @@ def checked_num_classes(num_classes: int | None, network: Any) -> int | None:
     if own != num_classes:
         raise UserError(f"num_classes must be the network's own, {own}, or None. Received: {num_classes}")
     return num_classes
+
+
+def cannot_be_called(image_shape: tuple[int, ...], num_classes: int | None, error: Exception) -> str:
+    """What is wrong with a network that fails: one line, with the last that Keras does not add itself."""
+    names = "[z, t]" if num_classes is None else "[z, t, label]"
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).split("Arguments received by")[0]
+    reason = " ".join(text.split("Error encountered:")[-1].split())
+    return f"the network cannot be called with {names} for images of shape {tuple(image_shape)}: {reason}"
 
 
 def check_output(output: Any, image_shape: tuple[int, ...]) -> None:

@@ -20,39 +20,39 @@ def learnable(network: keras.Model) -> list[keras.Variable]:
     return [weight for weight in network.variables if id(weight) in found]
 
 
-def weight_paths(network: keras.Model) -> dict[int, str]:
-    """Where each of a network's variables is in it, by its `id`: names of attributes, and kinds of layers in lists.
+def places(network: keras.Model) -> dict[int, str]:
+    """Where a network's variables and layers are, by their `id`: names of attributes, and kinds of layers in lists.
 
     The same for networks made by the same code, in any process and with any numbers in their layers' names; and a layer
     more, such as an embedding of labels, renames none of another kind.
 
     Example:
         >>> network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dense(1)])
-        >>> [path.split(".")[-2:] for path in sorted(weight_paths(network).values())][:2]
-        [['Dense_0', '_kernel'], ['Dense_0', 'bias']]
+        >>> [path.split(".")[-2:] for path in sorted(places(network).values())][:4]
+        [[''], ['_functional'], ['_layers', 'Dense_0'], ['Dense_0', '_kernel']]
     """
-    paths: dict[int, str] = {}
-    _note_paths(network, (), paths, set())
-    return paths
+    found: dict[int, str] = {}
+    _note_places(network, (), found, set())
+    return found
 
 
-def _note_paths(found, path, paths, seen):
-    if isinstance(found, keras.Variable):
-        paths.setdefault(id(found), ".".join(path))
-    elif isinstance(found, (keras.layers.Layer, list, tuple, dict)) and id(found) not in seen:
-        seen.add(id(found))
-        for name, part in _parts(found):
-            _note_paths(part, (*path, name), paths, seen)
+def _note_places(thing, path, found, seen):
+    if isinstance(thing, (keras.Variable, keras.layers.Layer)):
+        found.setdefault(id(thing), ".".join(path))
+    if isinstance(thing, (keras.layers.Layer, list, tuple, dict)) and id(thing) not in seen:
+        seen.add(id(thing))
+        for name, part in _parts(thing):
+            _note_places(part, (*path, name), found, seen)
 
 
-def _parts(found: Any) -> Iterable[tuple[str, Any]]:
-    if isinstance(found, keras.layers.Layer):
+def _parts(thing: Any) -> Iterable[tuple[str, Any]]:
+    if isinstance(thing, keras.layers.Layer):
         # Public names first: Keras's own lists are a last resort.
-        return sorted(vars(found).items(), key=lambda item: (item[0].startswith("_"), item[0]))
-    if isinstance(found, dict):
-        return [(str(key), part) for key, part in found.items()]
-    kinds = [type(part).__name__ for part in found]
-    return [(f"{kind}_{kinds[:i].count(kind)}", part) for i, (kind, part) in enumerate(zip(kinds, found))]
+        return sorted(vars(thing).items(), key=lambda item: (item[0].startswith("_"), item[0]))
+    if isinstance(thing, dict):
+        return [(str(key), part) for key, part in thing.items()]
+    kinds = [type(part).__name__ for part in thing]
+    return [(f"{kind}_{kinds[:i].count(kind)}", part) for i, (kind, part) in enumerate(zip(kinds, thing))]
 
 
 class Averages(keras.layers.Layer):
@@ -75,7 +75,7 @@ class Averages(keras.layers.Layer):
         fixed = {"trainable": False, "aggregation": "only_first_replica"}
         # A function: weights that are attributes would count as this layer's own.
         self._weights = lambda: learnable(network)
-        weights, paths = self._weights(), weight_paths(network)
+        weights, paths = self._weights(), places(network)
         self._paths = [paths.get(id(weight), f"weight_{i}") for i, weight in enumerate(weights)]
         self._numbers = {id(weight): i for i, weight in enumerate(weights)}
         self._of_old_file: dict[int, np.ndarray] = {}

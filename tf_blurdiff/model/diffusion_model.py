@@ -34,6 +34,7 @@ from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import copies, interpolation, restoration, sampling
 from tf_blurdiff.model.arguments import (
     batches_of,
+    cannot_be_called,
     check_output,
     checked_batch,
     checked_guidance_scale,
@@ -185,7 +186,11 @@ class DiffusionModel(KerasInterface):
         # A symbolic call makes every weight, also in a network that has no build of its own.
         label = [] if self.num_classes is None else [keras.KerasTensor((None,), dtype="int64")]
         inputs = [keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label]
-        check_output(self.network(inputs), self.image_shape)
+        try:
+            output = self.network(inputs)
+        except Exception as error:  # A network's own: it may be anything, and many lines long.
+            raise UserError(cannot_be_called(self.image_shape, self.num_classes, error)) from error
+        check_output(output, self.image_shape)
 
     @property
     def averages(self) -> list[keras.Variable]:

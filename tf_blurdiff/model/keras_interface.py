@@ -92,16 +92,16 @@ class KerasInterface(keras.Model):
         config = super().get_compile_config()
         if not config:
             return {}
-        return {**config, "jit_compile": self._jit_compile_choice, **training_state.paths_in_training(self)}
+        return {**config, "jit_compile": self._jit_compile_choice, **training_state.names_in_training(self)}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as `get_compile_config` says, and makes the optimizer's variables, so that they can be loaded."""
         config = dict(config)
-        paths = {name: config.pop(name, []) for name in ("frozen", "optimized")}
+        names = {name: config.pop(name, []) for name in ("frozen", "optimized")}
         if config.get("jit_compile") is False:
             config["jit_compile"] = "auto"  # Of a file of earlier versions, which does not say what was asked for.
         self.compile(**keras.saving.deserialize_keras_object(config))
-        training_state.restore_paths(self, **paths)
+        training_state.restore_names(self, **names)
 
     def make_train_function(self, force: bool = False) -> None:
         """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace.
@@ -122,6 +122,10 @@ class KerasInterface(keras.Model):
         if force or self.test_function is None:
             super().make_test_function(force=True)
             self.test_function = model_inputs.with_errors_in_words(self.test_function)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Nothing is left to build, and Keras would add the replicas' shares of a batch, which may differ in size.
+        pass
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step on this replica's share of the global batch; returns the metrics."""

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.averages import learnable, weight_paths
+from tf_blurdiff.model.averages import learnable, places
 from tf_blurdiff.networks import batches_per_update, expect_summed_gradients
 
 
@@ -36,7 +36,12 @@ def _build(model, weights):
             model.optimizer.build(weights)
     # The parts of some optimizers are known only now.
     expect_summed_gradients(model.optimizer)
-    batches_per_update(model.optimizer)
+    num_replicas = model.distribute_strategy.num_replicas_in_sync
+    if batches_per_update(model.optimizer) > 1 and num_replicas > 1:
+        raise UserError(
+            f"gradient_accumulation_steps must be None on {num_replicas} devices: Keras accumulates gradients on one "
+            "alone; take fewer images a batch, or a network with rematerialize=True"
+        )
 
 
 def _knows(optimizer, weight):
@@ -47,24 +52,24 @@ def _knows(optimizer, weight):
     return True
 
 
-def paths_in_training(model: Any) -> dict[str, list[str]]:
-    """Which weights of a compiled model are frozen, and which the optimizer has variables for, by their paths.
+def names_in_training(model: Any) -> dict[str, list[str]]:
+    """Which layers and weights of a compiled model are frozen, and which weights the optimizer has variables for.
 
-    Keras saves neither for layers inside of other layers.
+    By their places in the network. Keras saves neither for layers inside of other layers.
     """
-    paths, weights = weight_paths(model.network), learnable(model.network)
-    optimizer = model.optimizer
+    place, weights, optimizer = places(model.network), learnable(model.network), model.optimizer
+    frozen = [each for each in (*model.network._flatten_layers(), *weights) if not each.trainable]
     optimized = [weight for weight in weights if optimizer.built and _knows(optimizer, weight)]
-    frozen = [weight for weight in weights if not weight.trainable]
-    named = lambda weights: [paths[id(weight)] for weight in weights if id(weight) in paths]
+    named = lambda things: [place[id(thing)] for thing in things if id(thing) in place]
     return {"frozen": named(frozen), "optimized": named(optimized)}
 
 
-def restore_paths(model: Any, frozen: Collection[str], optimized: Collection[str]) -> None:
-    """Freezes those weights again, and makes the optimizer's variables, which can then be loaded."""
-    paths = weight_paths(model.network)
-    have = lambda names: [weight for weight in learnable(model.network) if paths.get(id(weight)) in names]
-    for weight in have(frozen):
-        weight.trainable = False
-    weights = have(optimized) or model.network.trainable_variables
-    _build(model, weights or learnable(model.network))
+def restore_names(model: Any, frozen: Collection[str], optimized: Collection[str]) -> None:
+    """Freezes what was frozen, and makes the optimizer's variables, which can then be loaded."""
+    place, weights = places(model.network), learnable(model.network)
+    # Layers first, and as such: Keras frees no weight of a layer that is not frozen itself.
+    for each in (*model.network._flatten_layers(), *weights):
+        if place.get(id(each)) in frozen:
+            each.trainable = False
+    known = [weight for weight in weights if place.get(id(weight)) in optimized]
+    _build(model, known or model.network.trainable_variables or weights)
