@@ -1,7 +1,11 @@
 """Checkpoints of a run, and which models are kept beside them."""
 
+import keras
+import numpy as np
+import pytest
 import tensorflow as tf
 
+from tests.support.models import images, make
 from tests.support.runs import train_here
 from tf_blurdiff.training.checkpoints import Checkpoints
 from tf_blurdiff.training.snapshots import Snapshots
@@ -47,3 +51,29 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch, small_network):
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index")) == [
         f"ckpt-{step}" for step in (20, 40, 50, 60)
     ]
+
+
+@pytest.mark.parametrize("process", ["blurring", "heat_dissipation"])
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_checkpoints_of_earlier_versions_are_restored(process, ema_decay, tmp_path):
+    """They know a variable by its place: the model's own, its averages, the network's, the prior's, the optimizer's."""
+
+    def compiled():
+        model = make(process=process, ema_decay=ema_decay)
+        model.compile(keras.optimizers.Adam(1e-3))
+        model.optimizer.build(model.network.trainable_variables)
+        return model
+
+    model = compiled()
+    model.adapt(images())
+    model.fit(images(16), batch_size=8, verbose=0)
+    averages = [] if ema_decay is None else model.averages
+    prior = [] if process == "blurring" else model.prior.variables
+    own = [model.freq_mean, model.freq_std, *averages, *model.network.variables, *prior]
+    variables = [*own, *model.optimizer.variables, *model.step_guard.variables]
+    Checkpoints(tmp_path / "checkpoints", [each.value for each in variables], keep=1).save(2)
+    restored = compiled()
+    assert Snapshots(tmp_path, restored, None, keep=1).restore_newest(pytest.fail) == 2
+    for ours, theirs in zip(restored.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+    assert ema_decay is None or int(restored.weight_averages.age.value) == 2

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support import commands
+from tests.support.models import small_network as network_of
 from tests.support.runs import TINY, assert_same_weights, rows_of, start_training, steps_of, tiny, train_here
+from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically
@@ -146,6 +149,19 @@ def test_batches_that_are_all_not_a_number_stop_training(tmp_path, monkeypatch):
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index"))[0] == "ckpt-10"
     losses = [row["loss"] for row in rows_of(tmp_path, "loss")]
     assert np.isfinite(losses[:3]).all() and set(losses[3:]) <= {None}
+
+
+def test_a_label_that_there_is_not_ends_a_run_in_one_line(tmp_path, monkeypatch):
+    """Also one that the statistics, which are of some of the images, did not meet."""
+    config = load_config("digits_labels", [*commands.TINY, "train.steps=5"])
+    images = build_images(config)
+    read = images.read_labels
+    monkeypatch.setattr(images, "read_labels", lambda indices: read(indices) + 1)
+    monkeypatch.setattr("tf_blurdiff.config.loading.build_images", lambda config: images)
+    monkeypatch.setattr("tf_blurdiff.config.loading.build_network", lambda config: network_of(10))
+    monkeypatch.setattr(training.Run, "_adapt", lambda self: None)
+    with pytest.raises(UserError, match=r"labels must be integers in \[0, 10\) of shape \(B,\). Received: 1 to 10$"):
+        train_here(tmp_path, config)
 
 
 def test_the_loss_scale_falls_at_once_and_rises_in_time(monkeypatch):

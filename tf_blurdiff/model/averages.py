@@ -123,6 +123,7 @@ class Averages(keras.layers.Layer):
         if misfit and not len(store.keys()):
             raise ValueError(misfit)  # Keras tries a layer that failed a second time, from where the file has nothing.
         values, age, self._of_old_file = self._of_old_file, _OLD, {}
+        is_old = bool(values)
         if "age" in store.keys():  # noqa: SIM118 (Keras's stores are no mappings)
             names = {number: f"of {path}" for number, path in enumerate(self._paths)}
             there = set(store.keys())
@@ -131,10 +132,11 @@ class Averages(keras.layers.Layer):
         left_out = []
         for number, (average, weight) in enumerate(zip(self.values, self._weights())):
             value = values.get(number)
-            if value is None or tuple(value.shape) != tuple(average.shape):
+            fits = value is not None and tuple(value.shape) == tuple(average.shape)
+            average.assign(value if fits else weight)
+            # Earlier versions kept none for weights that were frozen from the start.
+            if not fits and not (is_old and value is None):
                 left_out.append(self._paths[number])
-                value = weight
-            average.assign(value)
         self.age.assign(age if values else 0)
         if values and left_out:
             self._misfit = f"the file has no averages of this shape for: {', '.join(left_out)}"

@@ -35,6 +35,7 @@ from tf_blurdiff.model import copies, interpolation, restoration, sampling
 from tf_blurdiff.model.arguments import (
     batches_of,
     cannot_be_called,
+    check_not_traced,
     check_output,
     checked_batch,
     checked_guidance_scale,
@@ -523,6 +524,7 @@ class DiffusionModel(KerasInterface):
         Raises:
             UserError: for a process that does not end in noise, and for arguments that are not allowed.
         """
+        check_not_traced()
         count = len(np.asarray(images))
         checked = checked_images(images, self.image_shape, count)
         conditions = (checked_labels(labels, self.num_classes, self.label_dropout, count),)

@@ -97,7 +97,7 @@ class KerasInterface(keras.Model):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as `get_compile_config` says, and makes the optimizer's variables, so that they can be loaded."""
         config = dict(config)
-        names = {name: config.pop(name, []) for name in ("frozen", "optimized")}
+        names = {name: config.pop(name) for name in ("frozen", "optimized") if name in config}
         if config.get("jit_compile") is False:
             config["jit_compile"] = "auto"  # Of a file of earlier versions, which does not say what was asked for.
         self.compile(**keras.saving.deserialize_keras_object(config))

@@ -13,7 +13,7 @@ from tf_blurdiff.diffusion.predictions import get_prediction
 from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.diffusion.stateless_random import SeededNoise
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import checked_images, checked_seeds
+from tf_blurdiff.model.arguments import check_not_traced, checked_images, checked_seeds
 from tf_blurdiff.model.denoiser import InverseProblem
 from tf_blurdiff.model.sampling import RestorationArguments, draw_images, start_of
 
@@ -25,6 +25,7 @@ def deblur(
     model: Any, images: Any, blur_sigma: Any, seeds: Any, noise_std: Any, **sampling: Unpack[RestorationArguments]
 ) -> np.ndarray:
     """`DiffusionModel.deblur`."""
+    check_not_traced()
     images = checked_images(images, model.image_shape, len(images))
     blur_sigma = _checked_column("blur_sigma", blur_sigma, len(images), least=0.0)
     measured = Blurred.of(images, blur_sigma, _checked_noise_std(noise_std, len(images)))
@@ -35,6 +36,7 @@ def super_resolve(
     model: Any, images: Any, seeds: Any, noise_std: Any, **sampling: Unpack[RestorationArguments]
 ) -> np.ndarray:
     """`DiffusionModel.super_resolve`."""
+    check_not_traced()
     images = checked_images(images, _smaller_shape(np.shape(images), model.image_shape), len(images))
     return _restored(model, Averaged.of(images, _checked_noise_std(noise_std, len(images))), seeds, sampling)
 
@@ -43,6 +45,7 @@ def inpaint(
     model: Any, images: Any, mask: Any, seeds: Any, noise_std: Any, **sampling: Unpack[RestorationArguments]
 ) -> np.ndarray:
     """`DiffusionModel.inpaint`."""
+    check_not_traced()
     images = checked_images(images, model.image_shape, len(images))
     mask = np.asarray(mask)
     if mask.shape not in (images.shape[:3], (*images.shape[:3], 1)) or mask.dtype.kind not in "biuf":

@@ -64,12 +64,17 @@ def names_in_training(model: Any) -> dict[str, list[str]]:
     return {"frozen": named(frozen), "optimized": named(optimized)}
 
 
-def restore_names(model: Any, frozen: Collection[str], optimized: Collection[str]) -> None:
-    """Freezes what was frozen, and makes the optimizer's variables, which can then be loaded."""
+def restore_names(model: Any, frozen: Collection[str] = (), optimized: Collection[str] | None = None) -> None:
+    """Freezes what was frozen, and makes the optimizer's variables that were there, which can then be loaded.
+
+    What a file of earlier versions does not say, it is what Keras takes it to be.
+    """
     place, weights = places(model.network), learnable(model.network)
     # Layers first, and as such: Keras frees no weight of a layer that is not frozen itself.
     for each in (*model.network._flatten_layers(), *weights):
         if place.get(id(each)) in frozen:
             each.trainable = False
-    known = [weight for weight in weights if place.get(id(weight)) in optimized]
-    _build(model, known or model.network.trainable_variables or weights)
+    if optimized is None:
+        _build(model, model.network.trainable_variables or weights)
+    elif optimized:
+        _build(model, [weight for weight in weights if place.get(id(weight)) in optimized])
