@@ -286,7 +286,7 @@ def test_build_model():
 @pytest.mark.parametrize(
     "preset, prediction, loss_type, sampler, num_steps",
     [
-        ("gaussian", "eps", "squared_error", "ancestral2", 20),
+        ("gaussian", "preconditioned", "squared_error", "ancestral2", 20),
         ("heat_dissipation", "less_blurred", "squared_error", "heat", 200),
         ("cold", "x0", "absolute_error", "cold", 50),
     ],

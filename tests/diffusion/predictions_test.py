@@ -82,9 +82,9 @@ def test_an_unknown_prediction_is_named():
 @pytest.mark.parametrize(
     "process, prediction, loss_type",
     [
-        (bd.process.gaussian(), "eps", "squared_error"),
-        (bd.process.blurring(), "eps", "squared_error"),
-        (bd.process.blurring(min_gain=0.0), "x0", "squared_error"),
+        (bd.process.gaussian(), "preconditioned", "squared_error"),
+        (bd.process.blurring(), "preconditioned", "squared_error"),
+        (bd.process.blurring(min_gain=0.0), "preconditioned", "squared_error"),
         (bd.process.heat_dissipation(), "less_blurred", "squared_error"),
         (bd.process.cold(), "x0", "absolute_error"),
     ],

@@ -44,10 +44,12 @@ def small_network(num_classes=None):
     return network
 
 
-def make(network=None, process="blurring", **kwargs):
-    """A `DiffusionModel`, untrained."""
+def make(network=None, process="blurring", prediction=None, **kwargs):
+    """A `DiffusionModel`, untrained; unless told it predicts eps where it can, which needs no statistics of data."""
     network = small_network() if network is None else network
-    return bd.DiffusionModel(network, PROCESSES[process], image_shape=(8, 8, 1), **kwargs)
+    if prediction is None and PREDICTIONS["eps"].allowed(PROCESSES[process]):
+        prediction = "eps"
+    return bd.DiffusionModel(network, PROCESSES[process], prediction, image_shape=(8, 8, 1), **kwargs)
 
 
 def randomized(model, seed=0):

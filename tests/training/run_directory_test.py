@@ -9,6 +9,7 @@ import pytest
 from tests.support import commands
 from tests.support.runs import START, assert_same_weights, rows_of, steps_of, tiny, train_here
 from tf_blurdiff.config.loading import load_config, save_config
+from tf_blurdiff.config.schema import Model
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.training.loop import train
 from tf_blurdiff.training.run_directory import MetricsLog, check_config, locked, resolved
@@ -44,6 +45,27 @@ def test_a_run_keeps_the_precision_that_auto_chose(tmp_path, monkeypatch):
     assert resolved(tiny(precision="auto"), tmp_path / "new").train.precision == "float32"
     with pytest.raises(UserError, match=r"train.precision \(mixed_bfloat16 there, float32 here\)"):
         train(tiny(precision="float32"), tmp_path)
+
+
+def test_a_run_keeps_the_prediction_that_its_process_chose(tmp_path):
+    train_here(tmp_path, tiny(steps=5))
+    model = load_config(tmp_path / "config.yaml").model
+    assert (model.prediction, model.loss_exponent) == ("preconditioned", 0.5)
+    check_config(tiny(), tmp_path)
+
+
+def test_a_run_that_left_its_prediction_open_predicts_eps(tmp_path):
+    """As runs did that are older than the prediction "preconditioned"."""
+    older = tiny(steps=5).model_copy(update={"model": Model(prediction="eps")})
+    train_here(tmp_path, older)
+    save_config(tiny(steps=5), tmp_path / "config.yaml")
+    check_config(tiny(), tmp_path)
+    assert resolved(tiny(), tmp_path).model == Model(prediction="eps")
+    assert resolved(tiny(), tmp_path / "new").model.prediction == "preconditioned"
+    other = tiny().model_copy(update={"model": Model(prediction="preconditioned")})
+    with pytest.raises(UserError, match=r"model.prediction \(eps there, preconditioned here\)"):
+        check_config(other, tmp_path)
+    assert train_here(tmp_path, tiny(steps=10)).prediction == "eps"
 
 
 def test_the_command_line_can_ask_for_a_changed_config(trained_run, tmp_path):

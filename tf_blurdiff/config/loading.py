@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
 from tf_blurdiff.config.schema import AUTO, Config, Data, ProcessSection, Section
 from tf_blurdiff.data import Images, open_images
+from tf_blurdiff.diffusion.predictions import PREDICTIONS, checked_loss_exponent, default_prediction
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.files import shipped_files
 from tf_blurdiff.model import DiffusionModel
@@ -112,19 +113,38 @@ def shipped_configs() -> dict[str, Path]:
     return {path.name: path for path in shipped_files("configs", ".yaml")}
 
 
-def with_precision(config: Config, precision: str | None = None) -> Config:
-    """The config with a precision in place of train.precision's `auto`; None: what suits this machine.
+def resolved(config: Config, begun_with: Config | None = None) -> Config:
+    """The config with what it leaves open decided: train.precision's `auto`, and what the network predicts.
+
+    Args:
+        config: any.
+        begun_with: the config.yaml of a run that goes on, which decides; None takes what suits machine and process.
 
     Example:
-        >>> with_precision(load_config("cifar10"), "float32").train.precision
-        'float32'
-        >>> with_precision(load_config("digits"), "mixed_bfloat16").train.precision
-        'float32'
+        >>> model = resolved(load_config("digits")).model
+        >>> model.prediction, model.loss_exponent
+        ('preconditioned', 0.5)
     """
-    if config.train.precision != AUTO:
-        return config
-    train = config.train.model_copy(update={"precision": precision or fast_precision()})
-    return config.model_copy(update={"train": train})
+    train, prediction, loss_exponent = config.train, config.model.prediction, config.model.loss_exponent
+    if train.precision == AUTO:
+        precision = fast_precision() if begun_with is None else begun_with.train.precision
+        train = train.model_copy(update={"precision": precision})
+    if begun_with is None or begun_with.process != config.process:
+        prediction = prediction or default_prediction(build_process(config))
+    else:
+        prediction = prediction or begun_with.model.prediction or _older_default(build_process(config))
+        if prediction == begun_with.model.prediction and loss_exponent is None:
+            loss_exponent = begun_with.model.loss_exponent
+    loss_exponent = checked_loss_exponent(loss_exponent, prediction)
+    model = config.model.model_copy(update={"prediction": prediction, "loss_exponent": loss_exponent})
+    return config.model_copy(update={"train": train, "model": model})
+
+
+def _older_default(process):
+    """What null meant in the config.yaml of runs that are older than "preconditioned"."""
+    if not process.ends_in_noise:
+        return default_prediction(process)
+    return "eps" if PREDICTIONS["eps"].allowed(process) else "x0"
 
 
 def build_process(config: Config) -> Process:
@@ -135,7 +155,7 @@ def build_process(config: Config) -> Process:
 def build_network(config: Config) -> UNet:
     """The config's `UNet`, untrained."""
     try:
-        precision = with_precision(config).train.precision
+        precision = resolved(config).train.precision
         network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=precision)
         network.build()
     except ValueError as error:

@@ -223,7 +223,7 @@ class Model(Section):
     """What the network predicts."""
 
     prediction: Annotated[str, _one_of(PREDICTIONS)] | None = Field(
-        None, description="what the network predicts; null: eps, for heat_dissipation less_blurred, for cold x0"
+        None, description="what it predicts; null: preconditioned, for heat_dissipation less_blurred, for cold x0"
     )
     loss_type: Annotated[str, _one_of(LOSSES)] | None = Field(
         None, description="of the prediction; null: squared_error, for cold absolute_error"

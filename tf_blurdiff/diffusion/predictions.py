@@ -206,15 +206,15 @@ LOSSES = {"squared_error": ops.square, "absolute_error": ops.abs}
 
 
 def default_prediction(process: Process) -> str:
-    """The prediction of a model that names none: "eps" if the process allows it, else the one it was published with.
+    """The prediction of a model that names none: "preconditioned" if the process ends in noise, else the published one.
 
     Example:
         >>> import tf_blurdiff as bd
-        >>> [default_prediction(process()) for process in (bd.process.heat_dissipation, bd.process.cold)]
-        ['less_blurred', 'x0']
+        >>> [default_prediction(process()) for process in (bd.process.blurring, bd.process.heat_dissipation)]
+        ['preconditioned', 'less_blurred']
     """
-    if PREDICTIONS["eps"].allowed(process):
-        return "eps"
+    if process.ends_in_noise:
+        return "preconditioned"
     return "less_blurred" if process.has_noise and process.num_levels is not None else "x0"
 
 

@@ -63,11 +63,11 @@ class DiffusionModel(KerasInterface):
         network: a Keras model of `[z, t]`, or with num_classes of `[z, t, label]`, such as `UNet`. If its call takes
             `seed`, its dropout is reproducible.
         process: a `Process`.
-        prediction: what the network predicts: "eps" or "v", of a process with noise; "preconditioned", of such a
-            process, the error of the best linear estimate of the image, in units of its standard deviation for each
-            frequency; "x0", of any; "less_blurred", the residual to the next level, of heat_dissipation or cold. None
-            is the one that goes with the process: "eps", "less_blurred" for heat_dissipation, "x0" for cold and where
-            blur leaves nothing of some frequency. "preconditioned" wants `adapt` first, and once.
+        prediction: what the network predicts: "preconditioned", of a process with noise, the error of the best linear
+            estimate of the image, in units of its standard deviation for each frequency, which wants `adapt` before
+            training, and once; "eps" or "v", of such a process; "x0", of any; "less_blurred", the residual to the next
+            level, of heat_dissipation or cold. None is the one that goes with the process: "preconditioned",
+            "less_blurred" for heat_dissipation, "x0" for cold.
         image_shape: (H, W, C); None takes the network's own.
         loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
             "absolute_error" for a process without noise (cold).

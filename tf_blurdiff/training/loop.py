@@ -65,7 +65,6 @@ def train(
         Unfinished: after SIGTERM or Ctrl-C, and if another worker is gone.
     """
     run_dir = pathlib.Path(run_dir)
-    config = resolved(config, run_dir)
     if not override_config:
         check_config(config, run_dir)
     devices = open_devices(config.train.strategy, config.train.replicas)
@@ -75,6 +74,7 @@ def train(
 
 def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: bool = True) -> DiffusionModel:
     """Like `train`, on devices that are ready, in a run directory that the chief holds."""
+    config = resolved(config, run_dir)
     images = configs.build_images(config)
     _check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.

@@ -59,17 +59,19 @@ def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManag
 
 
 def resolved(config: Config, run_dir: pathlib.Path) -> Config:
-    """The config with a precision in place of `auto`: that of the run, if it was begun."""
-    begun_with = _begun_with(run_dir)
-    return configs.with_precision(config, begun_with and begun_with.train.precision)
+    """The config with what it leaves open decided: by the run, if it was begun."""
+    return configs.resolved(config, _begun_with(run_dir))
 
 
 def check_config(config: Config, run_dir: pathlib.Path) -> None:
-    """Raises a UserError if the run was begun with another config, naming the keys that differ."""
+    """Raises a UserError if the run was begun with another config, naming the keys that differ.
+
+    What the config leaves open, the run decides.
+    """
     begun_with = _begun_with(run_dir)
     if begun_with is None:
         return  # Nothing is there yet that another config could spoil.
-    changed = configs.changed_keys(begun_with, config)
+    changed = configs.changed_keys(begun_with, configs.resolved(config, begun_with))
     refused = [f"{key} ({old} there, {new} here)" for key, (old, new) in changed.items() if not _MAY_CHANGE(key)]
     if refused:
         raise UserError(
@@ -81,7 +83,10 @@ def check_config(config: Config, run_dir: pathlib.Path) -> None:
 def _begun_with(run_dir):
     """The config of a run that has a checkpoint; else None."""
     path = run_dir / "config.yaml"
-    return configs.load_config(path) if path.exists() and steps_in(run_dir / "checkpoints") else None
+    if not path.exists() or not steps_in(run_dir / "checkpoints"):
+        return None
+    config = configs.load_config(path)
+    return configs.resolved(config, config)
 
 
 class MetricsLog:
