@@ -149,7 +149,9 @@ def test_the_pages_benchmarks_run(folder):
         assert not line.startswith("python benchmarks/") or "|---|" in output, line
 
 
-@pytest.mark.parametrize("page", ["README.md", "weights/README.md", "docs/families.md", "docs/keras.md", "docs/restoration.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "weights/README.md", "docs/families.md", "docs/keras.md", "docs/restoration.md"]
+)
 def test_a_pages_python_runs(forks, trained_run, page):
     (program,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / page).read_text(), re.DOTALL)
     program = program.replace("runs/digits/model.keras", str(trained_run / "model.keras"))
