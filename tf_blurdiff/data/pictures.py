@@ -13,7 +13,7 @@ from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 
 _AVIF = (".avif",) if features.check("avif") else ()
-SUFFIXES = (*_AVIF, ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", *_AVIF)
 WHITE = "white"
 # How much larger than wanted a JPEG is at least decoded.
 _DRAFT = 2

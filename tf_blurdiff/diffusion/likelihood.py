@@ -237,7 +237,6 @@ def _bands(height, width, num_bands):
     return edges, np.minimum(np.searchsorted(edges, frequency, side="right") - 1, num_bands - 1)
 
 
-
 def _check_process(process):
     if not process.ends_in_noise:
         raise UserError(
