@@ -203,6 +203,7 @@ def build_images(config: Config) -> Images:
         DataError: if it cannot be read.
         ConfigError: if its labels are not as many as network.num_classes.
     """
+    config = with_pictures(config)
     images = open_images(**config.data.model_dump(exclude={"flip", "augment"}), crop=config.data.crop)
     num_classes = config.network.num_classes
     if num_classes is not None and num_classes != images.num_classes:

@@ -360,7 +360,9 @@ class Config(Section):
         """(H, W, C); a UserError while data.image_size is to be chosen from the pictures."""
         size = self.data.image_size
         if size is None:
-            raise UserError("data.image_size: got null, expected a size: it is chosen from the pictures when they are read")
+            raise UserError(
+                "data.image_size: got null, expected a size: it is chosen from the pictures when they are read"
+            )
         return (*((size, size) if isinstance(size, int) else size), self.data.channels)
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.config import Config, Train
 from tf_blurdiff.config import loading as configs
+from tf_blurdiff.config.messages import show
 from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
@@ -65,10 +66,13 @@ def train(
         Unfinished: after SIGTERM or Ctrl-C, and if another worker is gone.
     """
     run_dir = pathlib.Path(run_dir)
-    config = resolved(config, run_dir)
+    given, config = config, resolved(config, run_dir)
     if not override_config:
         check_config(config, run_dir)
     devices = open_devices(config.train.strategy, config.train.replicas)
+    if verbose and devices.is_chief and given != config:
+        values = ", ".join(f"{key} {show(new)}" for key, (_, new) in configs.changed_keys(given, config).items())
+        print(f"chosen: {values}", flush=True)
     with locked(run_dir) if devices.is_chief else contextlib.nullcontext():
         return train_on(devices, config, run_dir, verbose)
 
@@ -79,7 +83,7 @@ def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: b
     _check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     with devices.strategy.scope():
-        model = configs.build_model(config)
+        model = configs.build_model(config, None if config.network.num_classes is None else images.class_names)
         model.compile(Adam(learning_rate(config.train)), jit_compile=config.train.compile)
         model.optimizer.build(model.network.trainable_variables)
     with _errors_in_words(devices, config.train.batch_size), images.plain_errors():
@@ -162,12 +166,14 @@ class Run:
         """Trains to the last step and returns the model."""
         with Interruption() as interruption:
             step = self._restore()
+            self._say_what_there_is()
             if step >= self.settings.steps:
                 self.report.say(f"{self.run_dir} holds all {step} steps; nothing to train")
                 if self.devices.is_chief:
                     self.snapshots.replace_lost_model()
             else:
                 self._warn_of_emulation()
+                self._warn_of_long_warmup()
                 if step == 0:
                     self._adapt()
                 with self.report.opened(step, self.config):
@@ -189,6 +195,21 @@ class Run:
             self.report.say(f"resuming {self.run_dir} at step {step}")
         self.report.drop_after(step)
         return step
+
+    def _say_what_there_is(self):
+        if self.images.summary is not None:
+            self.report.say(self.images.summary)
+        if self.images.held_out is not None:
+            kept, learned = self.images.held_out.num_images, self.images.num_images
+            self.report.say(f"{kept:,} images are held out, {learned:,} are learned from")
+
+    def _warn_of_long_warmup(self):
+        steps, warmup_steps = self.settings.steps, self.settings.warmup_steps
+        if warmup_steps > steps:
+            self.report.warn(
+                f"train.warmup_steps: got {warmup_steps}, expected at most {steps}, which is train.steps: the learning "
+                f"rate does not reach train.learning_rate; {steps // 10} would do"
+            )
 
     def _warn_of_emulation(self):
         precision = self.settings.precision
@@ -242,6 +263,7 @@ class Run:
             self.settings.seed,
             start_step=step,
             flip=self.config.data.flip,
+            crop=self.config.data.crop,
             labels=self.model.num_classes is not None,
             replicas=self.devices.own_replicas,
             num_replicas=self.devices.num_replicas,

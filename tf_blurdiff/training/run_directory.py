@@ -59,9 +59,9 @@ def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManag
 
 
 def resolved(config: Config, run_dir: pathlib.Path) -> Config:
-    """The config with a precision in place of `auto`: that of the run, if it was begun."""
+    """The config with what is left to the machine and the pictures filled in: as the run has it, if it was begun."""
     begun_with = _begun_with(run_dir)
-    return configs.with_precision(config, begun_with and begun_with.train.precision)
+    return configs.with_pictures(configs.with_precision(config, begun_with and begun_with.train.precision), begun_with)
 
 
 def check_config(config: Config, run_dir: pathlib.Path) -> None:
