@@ -135,7 +135,7 @@ def labels_in_turn(
     Raises:
         UserError: for a name that the model does not have.
     """
-    words = (named and named.value) or []
+    words = [] if named is None else named.value or []
     if num_classes is None and flag.value is None and not words:
         return None
     labels = [] if flag.value is None else integers(flag)

@@ -197,6 +197,6 @@ def _some(names):
 
 def _listed(counts):
     counts = +counts
-    shown = [f"{count:,} {what}" for what, count in counts.most_common(_NAMED)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(_NAMED))
-    return ", ".join([*shown, *([f"{rest:,} others"] if rest else [])])
+    most = counts.most_common(_NAMED)
+    rest = counts.total() - sum(count for _, count in most)
+    return ", ".join(f"{what} ({count:,})" for what, count in [*most, *([("others", rest)] if rest else [])])
