@@ -132,6 +132,8 @@ class _Walk:
                 self.left_out["hidden"] += 1  # Thumbnails, and leftovers of file managers.
             elif entry.is_dir(follow_symlinks=False):
                 yield from self._below(name)
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                self.left_out["broken links"] += 1  # To nothing, or to themselves.
             elif entry.is_dir():
                 self._links.append(name)
             elif self._is_image(entry):
@@ -141,7 +143,7 @@ class _Walk:
         suffix = os.path.splitext(entry.name)[1].lower()
         shown = suffix.decode("utf-8", "replace") or "without a suffix"
         if not entry.is_file():
-            shown = "broken links" if entry.is_symlink() else "neither files nor folders"
+            shown = "neither files nor folders"
         elif suffix in _SUFFIXES:
             self.forms[shown] += 1
             return True
@@ -156,6 +158,7 @@ class _Classes:
         self._wanted = None if labels == FOLDERS else tuple(labels)
         self._left_out, self._forms = left_out, forms
         self._number_of: dict[bytes, int] = {}
+        self._others: set[str] = set()
         self._numbers = array("L")
 
     def take(self, name: bytes) -> bool:
@@ -164,6 +167,8 @@ class _Classes:
         if slash and (self._wanted is None or _text(folder) in self._wanted):
             self._numbers.append(self._number_of.setdefault(folder, len(self._number_of)))
             return True
+        if slash:
+            self._others.add(_text(folder))
         self._forms[os.path.splitext(name)[1].lower().decode()] -= 1
         self._left_out["in sub-folders that are no classes" if slash else "in no sub-folder, so of no class"] += 1
         return False

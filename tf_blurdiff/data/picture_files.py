@@ -1,6 +1,5 @@
 """Files that Pillow opens for their pixels alone: metadata and Pillow's limits do not decide what can be read."""
 
-import contextlib
 import io
 import struct
 import zlib
@@ -13,6 +12,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _EXIF_CHUNK = b"eXIf"
 _ORIENTATION = 0x0112
+# What begins as one of these is one; of others Pillow is not sure at the beginning.
+_FORMS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,20 +36,26 @@ def open_picture(file: BinaryIO) -> Any:
 
     Raises:
         UnidentifiedImageError: if it is no image; and whatever else Pillow raises.
+        ValueError: if it begins as one, and goes on as none.
     """
     head = file.read(16)
     if head.startswith(_PNG):
         file.seek(0)
         file = io.BytesIO(_pixels_of_png(file.read()))
     Image.init()
+    failure: Exception = UnidentifiedImageError()
     # Image.open goes the same way, and then refuses large pictures by a setting that all of a process has in common.
-    for factory, accepts in (Image.OPEN[name] for name in Image.ID):
-        with contextlib.suppress(SyntaxError, IndexError, TypeError, struct.error):
+    for name in Image.ID:
+        factory, accepts = Image.OPEN[name]
+        try:
             verdict = accepts(head) if accepts else True
             if verdict and not isinstance(verdict, str):
                 file.seek(0)
                 return factory(file, "")
-    raise UnidentifiedImageError
+        except (SyntaxError, IndexError, TypeError, struct.error) as error:
+            if name in _FORMS and head:
+                failure = ValueError(f"a damaged {name} file: {error}")
+    raise failure
 
 
 def upright(image: Image.Image) -> Image.Image:
