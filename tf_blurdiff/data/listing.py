@@ -179,9 +179,8 @@ class _Classes:
         names = tuple(map(_text, folders))
         if self._wanted is not None:
             if missing := [name for name in self._wanted if name not in names]:
-                raise DataError(
-                    f"labels: got {missing[0]!r}, which is no sub-folder with images; expected {_some(names)}"
-                )
+                there = _some(sorted({*names, *self._others}))
+                raise DataError(f"labels: got {missing[0]!r}, which is no sub-folder with images; expected {there}")
             folders = sorted(folders, key=lambda folder: self._wanted.index(_text(folder)))
             names = self._wanted
         if len(folders) < 2 or len(set(names)) < len(folders):

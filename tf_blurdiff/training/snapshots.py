@@ -51,9 +51,9 @@ class Snapshots:
 
     def save(self, step: int, report: ChiefReport) -> None:
         """Writes all of them; raises UserError where it cannot."""
-        losses = {"averaged_loss": self._ema_loss(self._images)}
+        losses = {"averaged_loss": self._ema_loss()}
         if self._images.held_out is not None:
-            losses["held_out_loss"] = self._ema_loss(self._images.held_out)
+            losses["held_out_loss"] = self._loss_of(self._images.held_out)
         judged_by = list(losses)[-1]
         best_loss, best_step = report.metrics_log.best(judged_by)
         is_best = losses[judged_by] < best_loss
@@ -79,7 +79,10 @@ class Snapshots:
         finally:
             model.optimizer, model.compiled = optimizer, True
 
-    def _ema_loss(self, images):
+    def _ema_loss(self):
+        return self._loss_of(self._images)
+
+    def _loss_of(self, images):
         labels = self._model.num_classes is not None
         total, count = 0.0, 0
         for batch in evenly_spaced_batches(images, _JUDGED_IMAGES, _JUDGED_BATCH, labels):
