@@ -147,12 +147,15 @@ def labels_in_turn(
 def _label(word, class_names, num_classes):
     if word in class_names:
         return class_names.index(word)  # A name goes before a number.
-    try:
+    if word.isdecimal():
         return int(word)
-    except ValueError:
-        names = ", ".join(class_names) or "this model's labels have no names"
-        numbers = "no labels" if num_classes is None else f"a number from 0 to {num_classes - 1}"
-        raise UserError(f"--label must be one of {names}; or {numbers}. Received: {word}") from None
+    if num_classes is None:
+        allowed = "left out, for the model has no labels"
+    else:
+        number = f"a number from 0 to {num_classes - 1}"
+        names = ", ".join(class_names)
+        allowed = f"one of {names}; or {number}" if names else f"{number}, for the model's labels have no names"
+    raise UserError(f"--label must be {allowed}. Received: {word}")
 
 
 def run(main: Callable[[], None], values: flags.FlagValues = flags.FLAGS, takes_command: bool = False) -> None:

@@ -173,7 +173,7 @@ class Run:
                     self.snapshots.replace_lost_model()
             else:
                 self._warn_of_emulation()
-                self._warn_of_long_warmup()
+                self._say_if_warmup_is_long()
                 if step == 0:
                     self._adapt()
                 with self.report.opened(step, self.config):
@@ -203,10 +203,10 @@ class Run:
             kept, learned = self.images.held_out.num_images, self.images.num_images
             self.report.say(f"{kept:,} images are held out, {learned:,} are learned from")
 
-    def _warn_of_long_warmup(self):
+    def _say_if_warmup_is_long(self):
         steps, warmup_steps = self.settings.steps, self.settings.warmup_steps
         if warmup_steps > steps:
-            self.report.warn(
+            self.report.say(
                 f"train.warmup_steps: got {warmup_steps}, expected at most {steps}, which is train.steps: the learning "
                 f"rate does not reach train.learning_rate; {steps // 10} would do"
             )
