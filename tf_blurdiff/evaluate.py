@@ -76,9 +76,9 @@ def main() -> None:
     cache_dir = writable_folder(_CACHE_DIR.value, f"--cache_dir {_CACHE_DIR.value}")
     out_dir = writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}")
     devices = open_devices(_STRATEGY.value, _REPLICAS.value, in_step=False)
-    images = build_images(config)
-    if _SPLIT.value == "held_out":
-        images = images.held_out
+    learned = build_images(config)
+    # Which there are, since data.held_out was looked at.
+    images = (learned.held_out or learned) if _SPLIT.value == "held_out" else learned
     reference = Reference(images, _NUM_REFERENCE.value, verbose=True)
     names = _FEATURES.value or default_features(config.image_shape)
     networks = [open_features(name, config.image_shape) for name in names]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
+from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem, show
 from tf_blurdiff.config.schema import AUTO, Config, Data, ImageFolder, ProcessSection, Section
 from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images
 from tf_blurdiff.diffusion.process import Process
@@ -106,6 +106,16 @@ def changed_keys(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     """
     old, new = (_flat(config.model_dump(mode="json")) for config in (before, after))
     return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
+
+
+def changes_in_words(before: Config, after: Config) -> str:
+    """The keys at which two configs differ, with the second one's values.
+
+    Example:
+        >>> changes_in_words(load_config("digits"), load_config("digits", ["train.seed=7", "network.num_classes=10"]))
+        'network.num_classes 10, train.seed 7'
+    """
+    return ", ".join(f"{key} {show(new)}" for key, (_, new) in changed_keys(before, after).items())
 
 
 def shipped_configs() -> dict[str, Path]:

@@ -383,9 +383,9 @@ class Config(Section):
         given = f"network.multipliers {list(network.multipliers)}"
         heights = [height // 2**level for level in range(halvings + 1)]
         if height % 2**halvings or width % 2**halvings:
-            size = _size_that_fits(height, width, halvings, attention)
-            size = size if isinstance(self.data.image_size, tuple) else size[0]
-            expected = f"a multiple of {2**halvings}, since {given} has {halvings + 1} levels; {show(size)} would do"
+            fitting = _size_that_fits(height, width, halvings, attention)
+            proposed = show(fitting if isinstance(self.data.image_size, tuple) else fitting[0])
+            expected = f"a multiple of {2**halvings}, since {given} has {halvings + 1} levels; {proposed} would do"
             yield problem("data.image_size", self.data.image_size, expected)
         elif not set(attention) <= set(heights):
             nearest = {min(heights, key=lambda own: abs(math.log(own / height))) for height in attention}

@@ -28,6 +28,7 @@ def chosen_size(paths: Sequence[str]) -> int:
 
     Example:
         >>> import sklearn.datasets
+        >>> from tf_blurdiff.data.listing import FileNames
         >>> chosen_size(FileNames(f"{sklearn.datasets.__path__[0]}/images"))
         64
     """
@@ -82,6 +83,7 @@ class Decoder:
 
     Example:
         >>> import sklearn.datasets
+        >>> from tf_blurdiff.data.listing import FileNames
         >>> names = FileNames(f"{sklearn.datasets.__path__[0]}/images")
         >>> Decoder(names, (32, 48, 3), keep=False)(np.array([1, 0])).shape
         (2, 32, 48, 3)

@@ -111,6 +111,7 @@ class Images:
             DataError: if labels are asked for and there are none.
 
         Example:
+            >>> from tf_blurdiff.data.sources import open_images
             >>> digits = open_images("digits", image_size=8, channels=1)
             >>> [len(images) for images in digits.batches(64, digits.evenly_spaced(100))]
             [64, 36]
@@ -131,6 +132,7 @@ class Images:
         """The indices of so many images, evenly spaced over the data set, rising; of all if there are no more.
 
         Example:
+            >>> from tf_blurdiff.data.sources import open_images
             >>> open_images("digits", image_size=8, channels=1).evenly_spaced(4)
             array([   0,  449,  898, 1347])
         """

@@ -71,7 +71,10 @@ class FileNames(Sequence[str]):
             raise DataError(
                 f"root: got {str(root)!r}, which holds no image{where}; expected files ending in {kinds}{found}"
             )
-        self.class_names, self.labels = (None, None) if classes is None else classes.finished()
+        self.class_names: tuple[str, ...] | None = None
+        self.labels: np.ndarray | None = None
+        if classes is not None:
+            self.class_names, self.labels = classes.finished()
 
     def _list(self, walk, classes):
         # The bar is for folders that take long.
@@ -106,7 +109,9 @@ class _Walk:
     """Goes through the folders below a root, by bytes."""
 
     def __init__(self, root: bytes) -> None:
-        self._root, self._seen, self._links = root, set(), []
+        self._root = root
+        self._seen: set[tuple[int, int]] = set()  # folders, by device and number
+        self._links: list[bytes] = []
         self.forms: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
 
@@ -181,7 +186,8 @@ class _Classes:
             if missing := [name for name in self._wanted if name not in names]:
                 there = _some(sorted({*names, *self._others}))
                 raise DataError(f"labels: got {missing[0]!r}, which is no sub-folder with images; expected {there}")
-            folders = sorted(folders, key=lambda folder: self._wanted.index(_text(folder)))
+            places = {name: place for place, name in enumerate(self._wanted)}
+            folders = sorted(folders, key=lambda folder: places[_text(folder)])
             names = self._wanted
         if len(folders) < 2 or len(set(names)) < len(folders):
             raise DataError(f"labels: got the sub-folders {_some(names)}, expected two or more with different names")

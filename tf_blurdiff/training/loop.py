@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from tf_blurdiff.config import Config, Train
 from tf_blurdiff.config import loading as configs
-from tf_blurdiff.config.messages import show
 from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
@@ -71,8 +70,7 @@ def train(
         check_config(config, run_dir)
     devices = open_devices(config.train.strategy, config.train.replicas)
     if verbose and devices.is_chief and given != config:
-        values = ", ".join(f"{key} {show(new)}" for key, (_, new) in configs.changed_keys(given, config).items())
-        print(f"chosen: {values}", flush=True)
+        print(f"chosen: {configs.changes_in_words(given, config)}", flush=True)
     with locked(run_dir) if devices.is_chief else contextlib.nullcontext():
         return train_on(devices, config, run_dir, verbose)
 
