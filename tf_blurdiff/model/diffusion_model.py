@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, Unpack
 
 import keras
@@ -36,7 +36,13 @@ from tf_blurdiff.diffusion.samplers import (
 )
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import interpolation, learning, restoration, sampling
-from tf_blurdiff.model.arguments import checked_batch, checked_guidance_scale, checked_images, checked_labels
+from tf_blurdiff.model.arguments import (
+    checked_batch,
+    checked_class_names,
+    checked_guidance_scale,
+    checked_images,
+    checked_labels,
+)
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
 from tf_blurdiff.networks import LayerArguments, UNet, expect_summed_gradients, in_precision
@@ -80,6 +86,7 @@ class DiffusionModel(keras.Model):
         num_classes: number of labels; None takes the network's own attribute num_classes, if it has one.
         loss_exponent: 0 or more, for the prediction "preconditioned" alone: 0 weighs its error alike in all
             frequencies, 1 makes the loss that of eps. None is 0.5.
+        class_names: of the labels, num_classes different texts; None for labels that are numbers alone.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -113,6 +120,7 @@ class DiffusionModel(keras.Model):
         seed: int = 0,
         num_classes: int | None = None,
         loss_exponent: float | None = None,
+        class_names: Sequence[str] | None = None,
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -135,6 +143,7 @@ class DiffusionModel(keras.Model):
         self.clip_stds = clip_stds
         # A plain Keras network forgets such an attribute when it is saved; this model does not.
         self.num_classes = getattr(network, "num_classes", None) if num_classes is None else num_classes
+        self.class_names = checked_class_names(class_names, self.num_classes)
         self.label_dropout = label_dropout
         self._check_ranges()
         self.sampler = default_sampler(process, prediction) if sampler is None else sampler
@@ -199,14 +208,16 @@ class DiffusionModel(keras.Model):
         return [*self.ema_weights, *self.network.non_trainable_variables, self.freq_mean, self.freq_std, *prior]
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that an image depends on in the model: its arguments, and `sampling_variables`.
+        """SHA-256 of all that an image depends on in the model: its arguments but the names of its labels, and
+        `sampling_variables`.
 
         Example:
             >>> import tf_blurdiff as bd
             >>> bd.load_pretrained("digits").fingerprint() == bd.load_pretrained("digits").fingerprint()
             True
         """
-        digest = hashlib.sha256(json.dumps(self.get_config(), sort_keys=True).encode())
+        arguments = {name: value for name, value in self.get_config().items() if name != "class_names"}
+        digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
         # The states of Keras's seed generators are new in every process.
         network = self.network
         states = {id(each) for each in network.variables} - {id(each) for each in network.weights}
@@ -632,6 +643,7 @@ class DiffusionModel(keras.Model):
             "network": serialize(self.network),
             "process": serialize(self.process),
             **{name: getattr(self, name) for name in own},
+            "class_names": self.class_names and list(self.class_names),
         }
 
     @classmethod
