@@ -2,6 +2,7 @@
 
     python export/client.py --url http://localhost:8501 --model digits --seeds 0:64 --out grid.png
     python export/client.py --grpc localhost:8500 --model digits --seeds 7,9,100:110 --out_dir images
+    python export/client.py --model photos --label shoes --label boots --seeds 0:8
     python export/client.py --model digits --signature png_deblur --image blurred.png --blur_sigma 1.0 --seeds 0:4
 
 An image depends on its own seed (and label) alone, so any batch size will do. A request that the server refuses for now
@@ -11,18 +12,20 @@ An image depends on its own seed (and label) alone, so any batch size will do. A
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 
 from endpoint import connection, restoration_inputs
-from endpoint.calls import Image, Inputs, patiently
+from endpoint.calls import LABELS, Image, Inputs, patiently
 from endpoint.command_line import ClientError, run
 from endpoint.image_grid import decode, save_grid
 
 _SEEDS = flags.DEFINE_string("seeds", "0:16", "Seeds: numbers and ranges, 0:4 is 0,1,2,3. Example: 7,9,100:110.")
 _LABELS = flags.DEFINE_string("labels", None, "For a conditional model: one label for all, or as many as seeds.")
+_LABEL = flags.DEFINE_multi_string("label", [], "A class by its name, or number; again for more, taken in turn.")
 _OUT = flags.DEFINE_string("out", None, "File for all images in one grid (grid.png if --out_dir is not given).")
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for single files, named by seed.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images a request.", 1)
@@ -57,6 +60,17 @@ def parse_labels(text: str | None, num_seeds: int) -> list[int] | None:
     if len(labels) not in (1, num_seeds):
         raise ClientError(f"--labels: give one label, or one for each of {num_seeds} seeds. Received: {len(labels)}")
     return labels * (num_seeds // len(labels))
+
+
+def named_labels(words: list[str], num_seeds: int, server: Any) -> list[int]:
+    """One label a seed: those of classes by names or numbers, in turn."""
+    if LABELS in server.signatures():
+        labels = server.labels(words)
+    elif all(word.isdecimal() for word in words):
+        labels = [int(word) for word in words]
+    else:
+        raise ClientError(f"--label: the model's labels have no names; expected numbers. Received: {', '.join(words)}")
+    return [labels[row % len(labels)] for row in range(num_seeds)]
 
 
 def fetch(call: Callable[[Inputs], list[Image]], inputs: Inputs, batch_size: int, wait: float) -> Iterator[Image]:
@@ -96,10 +110,14 @@ def main() -> None:
     """What the flags ask for."""
     seeds = parse_numbers(_SEEDS.value, "--seeds")
     labels = parse_labels(_LABELS.value, len(seeds))
-    inputs, signature = connection.inputs_for(seeds, labels), connection.signature()
+    if labels and _LABEL.value:
+        raise ClientError("--label and --labels: give one of them")
     out, out_dir = _OUT.value or (None if _OUT_DIR.value else "grid.png"), _OUT_DIR.value
     prepare(out, out_dir)
     server, given = connection.connect(), restoration_inputs.given_inputs()
+    if _LABEL.value:
+        labels = patiently(lambda _: named_labels(_LABEL.value, len(seeds), server), {}, _WAIT.value)
+    inputs, signature = connection.inputs_for(seeds, labels), connection.signature()
     if restoration_inputs.are_needed(signature, given):
         signatures = patiently(lambda _: server.signatures(), {}, _WAIT.value)
         inputs = restoration_inputs.complete(inputs, given, signature, signatures)

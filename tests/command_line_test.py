@@ -215,6 +215,41 @@ def test_labels_are_taken_in_turn(words, num_classes, expected):
     assert command_line.labels_in_turn(labels, num_classes, 3) == expected
 
 
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["--label=shoes"], [1, 1, 1]),
+        (["--label=shoes", "--label=boots"], [1, 0, 1]),
+        (["--labels=2", "--label=shoes"], [2, 1, 2]),
+        (["--label=2"], [2, 2, 2]),
+        (["--label=0"], [3, 3, 3]),  # A name goes before a number.
+        ([], [0, 1, 2]),
+    ],
+)
+def test_labels_have_names(words, expected):
+    options = command_line.Flags()
+    labels, label = options.shared("labels"), options.shared("label")
+    options.values(["program", *words])
+    assert command_line.labels_in_turn(labels, 4, 3, label, ("boots", "shoes", "hats", "0")) == expected
+
+
+@pytest.mark.parametrize(
+    "num_classes, names, message",
+    [
+        (2, ("boots", "shoes"), "--label must be one of boots, shoes; or a number from 0 to 1. Received: sandals"),
+        (2, None, "--label must be a number from 0 to 1, for the model's labels have no names. Received: sandals"),
+        (None, None, "--label must be left out, for the model has no labels. Received: sandals"),
+    ],
+)
+def test_a_name_that_is_none_is_named(num_classes, names, message):
+    options = command_line.Flags()
+    labels, label = options.shared("labels"), options.shared("label")
+    options.values(["program", "--label=sandals"])
+    with pytest.raises(UserError) as caught:
+        command_line.labels_in_turn(labels, num_classes, 3, label, names)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("text, least, wanted", [("1,x", None, ""), ("", None, ""), ("3,0", 1, " of 1 or more")])
 def test_what_is_no_list_of_integers_is_named(text, least, wanted):
     options = command_line.Flags()

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.support import commands
+from tests.support.picture_folders import mixed
 from tf_blurdiff.config.loading import load_config
 
 READMES = [commands.ROOT / folder / "README.md" for folder in (".", "export", "weights")]
@@ -70,6 +71,9 @@ def folder(tmp_path_factory):
         # Sampler and steps follow from the process.
         config = load_config(path, [*SHORT, "sample.num_steps=null", "sample.sampler=null"])
         (folder / path.name).write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    config = load_config("folder", [*SHORT, "sample.num_steps=null", "data.image_size=16"])
+    (folder / "folder.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    mixed(folder / "photos", count=30)
     (folder / "docs").mkdir()
     return folder
 

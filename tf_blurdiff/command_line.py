@@ -3,7 +3,7 @@
 import faulthandler
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -36,6 +36,7 @@ _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "delta": ("float", {"help": "Noise of heat (default: 1.25 times the process's sigma)."}),
     "seed": ("integer", {"default": 0, "help": "The first image's seed."}),
     "labels": ("list", {"help": "Labels to take in turn, for a model with labels (default: all classes)."}),
+    "label": ("multi_string", {"help": "One of the labels to take in turn: the name of a class, or its number"}),
     "guidance_scale": ("float", {"default": 1.0, "help": "Above 1: images more typical of their label."}),
     "batch_size": ("integer", {"lower_bound": 1, "help": "Images at once on a device (default: by their size)."}),
     "strategy": (
@@ -115,12 +116,46 @@ def integers(flag: flags.FlagHolder, least: int | None = None) -> list[int]:
     return numbers
 
 
-def labels_in_turn(flag: flags.FlagHolder, num_classes: int | None, count: int) -> list[int] | None:
-    """So many labels: those of --labels in turn, or all; None for a model without labels, if none are given."""
-    if num_classes is None and flag.value is None:
+def labels_in_turn(
+    flag: flags.FlagHolder,
+    num_classes: int | None,
+    count: int,
+    named: flags.FlagHolder | None = None,
+    class_names: Sequence[str] | None = None,
+) -> list[int] | None:
+    """So many labels: those of --labels and --label in turn, or all; None if there are none and none are given.
+
+    Args:
+        flag: of numbers, --labels.
+        num_classes: of the model.
+        count: how many labels.
+        named: of names or numbers, --label; None where there is no such flag.
+        class_names: of the model's labels, or None.
+
+    Raises:
+        UserError: for a name that the model does not have.
+    """
+    words = [] if named is None else named.value or []
+    if num_classes is None and flag.value is None and not words:
         return None
-    labels = range(num_classes or 1) if flag.value is None else integers(flag)
+    labels = [] if flag.value is None else integers(flag)
+    labels += [_label(word, class_names or (), num_classes) for word in words]
+    labels = labels or list(range(num_classes or 1))
     return [labels[i % len(labels)] for i in range(count)]
+
+
+def _label(word, class_names, num_classes):
+    if word in class_names:
+        return class_names.index(word)  # A name goes before a number.
+    if word.isdecimal():
+        return int(word)
+    if num_classes is None:
+        allowed = "left out, for the model has no labels"
+    else:
+        number = f"a number from 0 to {num_classes - 1}"
+        names = ", ".join(class_names)
+        allowed = f"one of {names}; or {number}" if names else f"{number}, for the model's labels have no names"
+    raise UserError(f"--label must be {allowed}. Received: {word}")
 
 
 def run(main: Callable[[], None], values: flags.FlagValues = flags.FLAGS, takes_command: bool = False) -> None:

@@ -12,7 +12,7 @@ import json
 import sys
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config import build_images, load_config
+from tf_blurdiff.config import build_images, load_config, with_pictures
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.evaluation import (
@@ -36,6 +36,9 @@ FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model", repeatable=True, required=True)
 _CONFIG = FLAGS.shared("config", required=True)
 _SET = FLAGS.shared("set")
+_SPLIT = FLAGS.enum(
+    "split", "train", ["train", "held_out"], "Which real images: those that a run learns from, or data.held_out's."
+)
 _OUT_DIR = FLAGS.string("out_dir", "report", "The folder for report.html, report.json, pictures and samples.")
 _NUM_IMAGES = FLAGS.integer("num_images", 10_000, "Samples of each model, sampler and number of steps.")
 _NUM_REFERENCE = FLAGS.integer("num_reference", None, "Real images, evenly spaced (default: all).")
@@ -64,11 +67,19 @@ def main() -> None:
     """Evaluates, prints the scores and says where the report is."""
     _check_flags()
     config, config_name = load_config(_CONFIG.value, _SET.value), " ".join([_CONFIG.value, *_SET.value])
+    if _SPLIT.value == "held_out":
+        config_name += ", the held-out images"
+        if not config.data.held_out:
+            raise UserError(f"--split held_out needs a config with data.held_out above 0. Received: {config_name}")
+    config = with_pictures(config)
     # Made before hours of sampling, not after.
     cache_dir = writable_folder(_CACHE_DIR.value, f"--cache_dir {_CACHE_DIR.value}")
     out_dir = writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}")
     devices = open_devices(_STRATEGY.value, _REPLICAS.value, in_step=False)
-    reference = Reference(build_images(config), _NUM_REFERENCE.value, verbose=True)
+    learned = build_images(config)
+    # Which there are, since data.held_out was looked at.
+    images = (learned.held_out or learned) if _SPLIT.value == "held_out" else learned
+    reference = Reference(images, _NUM_REFERENCE.value, verbose=True)
     names = _FEATURES.value or default_features(config.image_shape)
     networks = [open_features(name, config.image_shape) for name in names]
     samples = SampleSettings(

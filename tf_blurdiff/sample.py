@@ -30,7 +30,7 @@ _MODEL = FLAGS.shared("model", required=True)
 _NUM_IMAGES = FLAGS.integer("num_images", 64, "How many images.")
 FLAGS.sampling()
 _SEED = FLAGS.shared("seed")
-_LABELS = FLAGS.shared("labels")
+_LABELS, _LABEL = FLAGS.shared("labels"), FLAGS.shared("label")
 _GUIDANCE_SCALE = FLAGS.shared("guidance_scale")
 _NOISE_SEED = FLAGS.integer("noise_seed", None, "One seed for the steps' noise of all images.")
 _INTERPOLATE_TO = FLAGS.integer("interpolate_to", None, "Go from --seed to this seed.")
@@ -150,7 +150,7 @@ def _trajectory(model, count):
 def _sampling(model, count):
     return {
         **FLAGS.sampling_arguments(),
-        "labels": command_line.labels_in_turn(_LABELS, model.num_classes, count),
+        "labels": command_line.labels_in_turn(_LABELS, model.num_classes, count, _LABEL, model.class_names),
         "guidance_scale": _GUIDANCE_SCALE.value,
         "batch_size": _BATCH_SIZE.value,
         "verbose": True,

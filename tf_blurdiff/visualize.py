@@ -24,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tf_blurdiff import command_line
-from tf_blurdiff.config import build_process, load_config
+from tf_blurdiff.config import build_process, load_config, with_pictures
 from tf_blurdiff.data import open_images, read_image, to_unit_range
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.errors import UserError
@@ -148,9 +148,8 @@ def _outs() -> list[pathlib.Path]:
 def _processes() -> Iterator[tuple[str, Process, tuple[int, int, int]]]:
     """Yields `(name, Process, image_shape)` of the configs, or of the four families as published."""
     for name in _CONFIG.value or []:
-        config = load_config(name, _SET.value)
-        height, width, channels = config.image_shape
-        shape = _IMAGE_SIZE.value or height, _IMAGE_SIZE.value or width, channels
+        config, size = load_config(name, _SET.value), _IMAGE_SIZE.value
+        shape = (size, size, config.data.channels) if size else with_pictures(config).image_shape
         yield pathlib.Path(name).stem, build_process(config), shape
     if not _CONFIG.value:
         size, channels = _IMAGE_SIZE.value or 32, 3 if _IMAGE.value else 1

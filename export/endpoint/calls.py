@@ -18,6 +18,7 @@ from .silence import silent_stderr
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0  # seconds between two attempts
 _IMAGE_OUTPUTS = ("image_bytes", "image")  # of `png` and of `serving_default`, and of their variants
+LABELS = "labels"  # the signature that knows the names of the classes
 
 
 class TryAgain(ClientError):
@@ -70,6 +71,15 @@ class RestClient:
             return {name: _sizes_from_json(entry["inputs"]) for name, entry in described.items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ClientError(f"the server's reply describes no signatures: {error!r}") from error
+
+    def labels(self, class_names: list[str]) -> list[int]:
+        """The labels of these classes."""
+        rows = [{"class_name": name} for name in class_names]
+        reply = self._reply("POST", ":predict", {"signature_name": LABELS, "instances": rows})
+        try:
+            return [int(label) for label in _field(reply, "predictions")]
+        except (TypeError, ValueError) as error:
+            raise ClientError(f"the server's reply holds no labels: {error!r}") from error
 
     def __call__(self, inputs: Inputs) -> list[Image]:
         # Rows, not columns: for columns TF Serving ignores an input that the model does not have.
@@ -139,16 +149,27 @@ class GrpcClient:
             raise ClientError("the server's reply describes no signatures")
         return {name: _sizes_from_proto(entry.inputs) for name, entry in described.signature_def.items()}
 
+    def labels(self, class_names: list[str]) -> list[int]:
+        """The labels of these classes."""
+        response = self._predict(LABELS, {"class_name": np.array([name.encode() for name in class_names], object)})
+        try:
+            return self._tf.make_ndarray(response.outputs["label"]).tolist()
+        except (ValueError, TypeError) as error:
+            raise ClientError(f"the server's reply holds no labels: {error!r}") from error
+
     def __call__(self, inputs: Inputs) -> list[Image]:
-        request = self._request()
-        self._fill_spec(request.model_spec)
-        request.model_spec.signature_name = self._endpoint.signature
-        for name, array in inputs.items():
-            request.inputs[name].CopyFrom(self._tf.make_tensor_proto(array))
-        response = self._reply(self._stub.Predict, request)
+        response = self._predict(self._endpoint.signature, inputs)
         if found := [name for name in _IMAGE_OUTPUTS if name in response.outputs]:
             return self._images(response.outputs[found[0]])
         raise ClientError(f"the server's reply holds no images: its outputs are {sorted(response.outputs)}")
+
+    def _predict(self, signature: str, inputs: Inputs):
+        request = self._request()
+        self._fill_spec(request.model_spec)
+        request.model_spec.signature_name = signature
+        for name, array in inputs.items():
+            request.inputs[name].CopyFrom(self._tf.make_tensor_proto(array))
+        return self._reply(self._stub.Predict, request)
 
     def _reply(self, method, request):
         codes, deadline = self._grpc.StatusCode, self._endpoint.deadline

@@ -92,6 +92,23 @@ def _value(text: str, name: str, as_file: bool, sizes: tuple, signature: str) ->
     return buffer.getvalue()
 
 
+def _upright(opened: Image.Image) -> Image.Image:
+    opened.load()
+    try:
+        return ImageOps.exif_transpose(opened)
+    except Exception:  # damaged metadata: the pixels are there all the same
+        return opened
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """What is hidden behind transparency is no part of a picture."""
+    if not image.has_transparency_data or image.mode.startswith("I"):
+        return image
+    layers, white = image.convert("RGBA"), Image.new("RGB", image.size, "white")
+    white.paste(layers, mask=layers.getchannel("A"))
+    return white
+
+
 def _number(text: str, name: str) -> float:
     try:
         number = float(text)
@@ -106,7 +123,7 @@ def _picture(path: str, name: str, sizes: tuple, signature: str) -> Image.Image:
     """A file as an image of 8 bits in the mode of the signature's channels, held against its size if that is known."""
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image = _over_white(_upright(opened))
             if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
                 image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     except Exception as error:  # what Pillow raises depends on where the damage is

@@ -6,6 +6,7 @@ import pathlib
 import pytest
 import yaml
 from omegaconf import OmegaConf
+from PIL import Image
 
 from tests.support.configs import DIGITS, FOLDER, SMALL, with_values
 from tf_blurdiff import files
@@ -20,6 +21,7 @@ from tf_blurdiff.config.loading import (
     parse_config,
     save_config,
     shipped_configs,
+    with_pictures,
 )
 from tf_blurdiff.config.messages import ConfigError
 
@@ -27,14 +29,16 @@ SHIPPED = [name.removesuffix(".yaml") for name in shipped_configs()]
 
 
 def test_every_data_set_comes_with_every_process():
-    for data in ("digits", "fashion_mnist", "cifar10", "lsun"):
+    for data in ("digits", "fashion_mnist", "cifar10", "lsun", "folder"):
         for preset in ("blurring", "gaussian", "heat_dissipation", "cold"):
             config = load_config(data if preset == "blurring" else f"{data}_{preset}")
             assert config.process.preset == preset and config.data == load_config(data).data
 
 
 def test_small_data_compare_the_processes_fairly():
-    for data, preset in itertools.product(["digits", "fashion_mnist"], ["gaussian", "heat_dissipation", "cold"]):
+    for data, preset in itertools.product(
+        ["digits", "fashion_mnist", "folder"], ["gaussian", "heat_dissipation", "cold"]
+    ):
         config, blurring = load_config(f"{data}_{preset}"), load_config(data)
         assert (config.network, config.train) == (blurring.network, blurring.train)
 
@@ -129,6 +133,10 @@ def test_another_source_leaves_out_what_belonged_to_the_first(tmp_path):
     assert load_config("cifar10", ["data={source: image_folder, root: photos}"]).data.root == "photos"
     # The same source keeps what the file says.
     assert load_config("cifar10", ["data.source=tfds"]) == load_config("cifar10")
+    labelled = load_config("digits_labels", ["data.root=photos", "data.source=image_folder"])
+    assert (labelled.network.num_classes, labelled.model.label_dropout) == (None, 0.0)
+    labelled = load_config("digits_labels", ["network.num_classes=4", "data={source: image_folder, root: photos}"])
+    assert (labelled.network.num_classes, labelled.model.label_dropout) == (4, 0.0)
     with pytest.raises(ConfigError, match=r"^data\.root: missing, expected the folder of images"):
         load_config("cifar10", ["data.source=image_folder"])
     with pytest.raises(ConfigError, match=r"^data\.channels: got 3, expected 1"):
@@ -136,6 +144,42 @@ def test_another_source_leaves_out_what_belonged_to_the_first(tmp_path):
     path = tmp_path / "full.yaml"
     path.write_text(FULL.replace("channels: 1}", "channels: 1, root: '${data.split}', split: '???'}", 1))
     assert load_config(path, ["data.source=tfds", "data.name=x"]).data.name == "x"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """48 and 70 pixels high pictures in two folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(6):
+        path = folder / ("shoes" if number % 3 else "boots") / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (90, 48 if number % 3 else 70), 40 * number).save(path)
+    return folder
+
+
+def chosen(photos, *overrides, begun_with=None):
+    config = with_pictures(load_config("folder", [f"data.root={photos}", *overrides]), begun_with)
+    return config.data.image_size, config.data.labels, config.network.num_classes
+
+
+def test_sizes_and_classes_follow_from_the_pictures(photos):
+    # The median of the shorter sides is 48.
+    assert chosen(photos) == (32, None, None)
+    assert chosen(photos, "data.labels=folders") == (32, ("boots", "shoes"), 2)
+    assert chosen(photos, "data.labels=[shoes,boots]", "data.image_size=[32,64]") == ((32, 64), ("shoes", "boots"), 2)
+    with pytest.raises(ConfigError, match=r"network.num_classes: got 7, expected 2 or null for this data set"):
+        build_images(load_config("folder", [f"data.root={photos}", "data.labels=folders", "network.num_classes=7"]))
+    with pytest.raises(ConfigError, match=r"^network.attention_resolutions: got \[5\], .*; \[4\] would do"):
+        chosen(photos, "network.attention_resolutions=[5]")
+    assert with_pictures(load_config("digits")) == load_config("digits")
+
+
+def test_a_run_keeps_its_size_and_classes(photos):
+    begun_with = load_config("folder", ["data.image_size=64", "data.labels=[shoes,boots]", "network.num_classes=2"])
+    assert chosen(photos, "data.labels=folders", begun_with=begun_with) == (64, ("shoes", "boots"), 2)
+    # What it was not begun with is another config, and left to be refused.
+    assert chosen(photos, begun_with=begun_with) == (64, None, None)
+    assert chosen(photos, "data.image_size=16", begun_with=begun_with)[0] == 16
 
 
 FULL = """

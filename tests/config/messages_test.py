@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.configs import problems, with_values
+from tests.support.configs import DIGITS, problems, with_values
 
 KINDS = [
     (
@@ -20,7 +20,7 @@ KINDS = [
     (
         "key of another source",
         {"data.name": "cifar10"},
-        "data.name: unknown key (value 'cifar10'); allowed: source, image_size, channels, flip, root, cache_gb, max_",
+        "data.name: unknown key (value 'cifar10'); allowed: source, image_size, channels, flip, augment, held_",
     ),
     ("text", {"train.steps": "many"}, "train.steps: got 'many', expected a valid integer"),
     ("fraction", {"train.steps": 2.0}, "train.steps: got 2.0, expected a valid integer"),
@@ -52,6 +52,14 @@ KINDS = [
     ("null tag", {"process.preset": None}, "process.preset: got null, expected one of gaussian, blurring, heat_diss"),
     ("source", {"data.source": "imagenet"}, "data.source: got 'imagenet', expected one of digits, tfds, image_folder"),
     ("missing", {"data.source": "tfds"}, "data.name: missing, expected the name of a TFDS data set, such as cifar10"),
+    ("colour", {"data.background": "whitish"}, "data.background: got 'whitish', expected a colour such as white, "),
+    ("colour of no text", {"data.background": 3}, "data.background: got 3, expected a colour such as white, "),
+    ("augmentation", {"data.augment": ["flip", "turn"]}, "data.augment.1: got 'turn', expected one of flip, crop or "),
+    ("augmentation, no list", {"data.augment": "flip"}, "data.augment: got 'flip', expected a valid list or null"),
+    ("classes", {"data.labels": "names"}, "data.labels: got 'names', expected folders, or a list of names"),
+    ("no classes", {"data.labels": []}, "data.labels: got [], expected folders, or a list of names"),
+    ("all held out", {"data.held_out": 1.0}, "data.held_out: got 1.0, expected less than 1"),
+    ("labels of another", {"data": DIGITS | {"labels": "folders"}}, "data.labels: unknown key (value 'folders')"),
     ("cut", {"data.flip": "x" * 99}, f"data.flip: got '{'x' * 76}..., expected a valid boolean"),
 ]
 

@@ -26,9 +26,13 @@ def test_defaults():
         "image_size": 64,
         "channels": 3,
         "flip": True,
+        "augment": None,
+        "held_out": 0.0,
         "root": "photos",
         "cache_gb": 2.0,
         "max_corrupt": 100,
+        "background": "white",
+        "labels": None,
     }
     assert config.process == schema.Blurring()
     assert config.image_shape == (64, 64, 3) and config.network.multipliers == (1, 2, 2, 2)
@@ -53,7 +57,7 @@ def test_a_preset_has_the_defaults_and_the_arguments_of_the_library():
 def test_a_source_has_defaults_and_arguments_of_the_library():
     parameters = inspect.signature(open_images).parameters
     assert len(SOURCES) == 3
-    assert {key for source in SOURCES for key in source.model_fields} - {"flip"} == set(parameters)
+    assert {key for source in SOURCES for key in source.model_fields} - {"flip", "augment"} == {*parameters} - {"crop"}
     for source in SOURCES:
         specific = source.model_fields.keys() - schema.Data.model_fields.keys()
         for key, field in source.model_fields.items():
@@ -90,6 +94,7 @@ OUTSIDE = {
     ),
     "data.cache_gb": -0.5,
     "data.max_corrupt": -1,
+    "data.held_out": -0.5,
     "network.channels": 1,
     "network.dropout": 1,
     "model.label_dropout": 1,
@@ -169,7 +174,7 @@ def test_every_range_is_kept():
             "one of x0, less_blurred",
         ),
         (
-            {"model.loss_exponent": 0.5},
+            {"model.prediction": "eps", "model.loss_exponent": 0.5},
             "model.loss_exponent: loss_exponent is for the prediction preconditioned; with eps it must be left out. "
             "Received: 0.5",
         ),
@@ -209,6 +214,53 @@ def test_every_range_is_kept():
 def test_what_does_not_go_together_is_one_line(values, line):
     found = problems(with_values(values))
     assert len(found) == 1 and found[0].startswith(line), found
+
+
+@pytest.mark.parametrize(
+    "values, key, proposal",
+    [
+        ({"data.image_size": 36}, "data.image_size", 32),
+        ({"data.image_size": 100}, "data.image_size", 128),  # 96 and 104 have no level of height 16.
+        ({"data.image_size": 3}, "data.image_size", 16),
+        ({"data.image_size": [50, 60]}, "data.image_size", [64, 56]),
+        ({"data.image_size": 37, "network.attention_resolutions": []}, "data.image_size", 40),
+        ({"data.image_size": 37, "network.attention_resolutions": [5]}, "data.image_size", 40),
+        # Nothing goes with both heights: at least the size can be halved.
+        ({"data.image_size": 37, "network.attention_resolutions": [5, 7]}, "data.image_size", 40),
+        ({"data.image_size": 96}, "network.attention_resolutions", [12]),
+        ({"network.attention_resolutions": [64, 9, 17]}, "network.attention_resolutions", [64, 16, 8]),
+        ({"network.attention_resolutions": [1000]}, "network.attention_resolutions", [64]),
+    ],
+)
+def test_a_size_that_does_not_fit_is_told_one_that_does(values, key, proposal):
+    (line,) = problems(with_values(values))
+    assert line.startswith(f"{key}: got ") and line.endswith(f"; {proposal} would do")
+    if values.get("network.attention_resolutions") != [5, 7]:
+        parse_config(with_values(values | {key: proposal}))
+
+
+def test_augment_goes_before_flip():
+    def flip_and_crop(values):
+        data = parse_config(with_values(values)).data
+        assert parse_config({"data": data.model_dump(mode="json")}).data == data
+        return data.flip, data.crop
+
+    assert flip_and_crop({}) == (True, False)
+    assert flip_and_crop({"data.flip": False}) == (False, False)
+    assert flip_and_crop({"data.flip": True, "data.augment": ["crop"]}) == (False, True)
+    assert flip_and_crop({"data.flip": False, "data.augment": ["flip", "crop"]}) == (True, True)
+    assert flip_and_crop({"data.augment": []}) == (False, False)
+
+
+def test_a_size_may_be_left_to_the_pictures_of_a_folder_alone():
+    config = parse_config({"data": {"source": "image_folder", "root": "photos"}, "network": {"multipliers": [3, 4]}})
+    with pytest.raises(UserError, match=r"^data\.image_size: got null, expected a size"):
+        _ = config.image_shape
+    assert problems({"data": {"source": "tfds", "name": "x"}})[0].startswith("data.image_size: missing, expected")
+
+
+def test_labels_of_a_folder_may_be_dropped():
+    assert parse_config(with_values({"data.labels": "folders", "model.label_dropout": 0.1})).model.label_dropout == 0.1
 
 
 def test_attention_counts_heights_of_images_that_are_not_square():

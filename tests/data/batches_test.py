@@ -220,3 +220,48 @@ def test_pictures_that_are_in_memory_are_not_asked_for():
 def test_a_batch_larger_than_the_data(batch_size):
     with pytest.raises(DataError, match=f"batch_size: got {batch_size}, expected 1 to 5"):
         training_batches(numbered(5), batch_size, seed=0)
+
+
+def with_margin(count=12, margin=(2, 4)):
+    """Images of 3x2 pixels, cut from 5x6 ones, whose pixels say where they are: 10 times the row, and the column."""
+    rows, columns = np.mgrid[: 3 + margin[0], : 2 + margin[1]].astype(np.uint8)
+    pixels = np.broadcast_to((10 * rows + columns)[None, ..., None], (count, *rows.shape, 1))
+    return Images(lambda indices: pixels[indices], count, (3, 2, 1), margin=margin)
+
+
+def test_without_crops_the_centres_are_read():
+    image = with_margin().read(np.array([5]))[0, :, :, 0].numpy()
+    assert image.tolist() == [[12, 13], [22, 23], [32, 33]]
+    batch = next(iter(training_batches(with_margin(), 4, seed=0)))
+    np.testing.assert_array_equal(batch[..., 0], [image] * 4)
+
+
+def test_crops_come_from_every_place_and_are_whole():
+    batches = training_batches(with_margin(), 12, seed=3, crop=True).take(50).as_numpy_iterator()
+    corners = []
+    for image in np.concatenate(list(batches))[..., 0].astype(int):
+        np.testing.assert_array_equal(image - image[0, 0], [[0, 1], [10, 11], [20, 21]])
+        corners.append(divmod(image[0, 0], 10))
+    places, counts = np.unique(corners, axis=0, return_counts=True)
+    # Of 600 at 3 times 5 places 40 are expected at each, with a standard deviation of 6.
+    assert places.tolist() == [[row, column] for row in range(3) for column in range(5)]
+    assert counts.min() > 15 and counts.max() < 70
+
+
+def test_crops_depend_on_seed_step_and_row_alone():
+    def crops(**options):
+        dataset = training_batches(with_margin(13), 6, **{"seed": 3, "crop": True, "flip": True} | options)
+        return [x.tolist() for x in dataset.take(8).as_numpy_iterator()]
+
+    whole = crops()
+    assert whole == crops() and whole[3:] == crops(start_step=3)[:5]
+    assert whole != crops(seed=4) and len({str(x) for x in whole}) == 8
+    first, second = (crops(replicas=range(number, number + 1), num_replicas=2) for number in (0, 1))
+    assert [one + two for one, two in zip(first, second)] == whole
+
+
+def test_pictures_are_read_an_eighth_larger_for_crops():
+    images = open_images("digits", [8, 20], 1, crop=True)
+    assert (images.image_shape, images.margin) == ((8, 20, 1), (1, 3))
+    larger = open_images("digits", [9, 23], 1).read(np.array([7]))
+    np.testing.assert_array_equal(images.read(np.array([7])), larger[:, 0:8, 1:21])

@@ -10,8 +10,10 @@ from PIL import Image
 
 from tests.support.images import all_of
 from tf_blurdiff.data import folder as image_folder
+from tf_blurdiff.data import listing
 from tf_blurdiff.data.batches import training_batches
-from tf_blurdiff.data.folder import Decoder, FileNames
+from tf_blurdiff.data.folder import Decoder
+from tf_blurdiff.data.listing import FileNames
 from tf_blurdiff.data.pictures import DataError, read_image
 from tf_blurdiff.data.sources import open_images
 
@@ -59,7 +61,7 @@ def test_files_of_other_kinds_become_8_bit_images_of_the_wanted_channels(tmp_pat
     Image.new("L", (2, 2), 77).save(tmp_path / "3.png")
     for channels in (1, 3):
         pixels = open_images("image_folder", 4, channels, root=tmp_path).read(tf.range(3)).numpy()
-        assert [np.unique(picture).tolist() for picture in pixels] == [[128], [10], [77]]
+        assert [np.unique(picture).tolist() for picture in pixels] == [[128], [160], [77]]
 
 
 def test_a_camera_s_rotation_is_undone(tmp_path):
@@ -122,10 +124,10 @@ def test_damaged_files_are_replaced_alike_after_resuming(damaged):
 def test_a_file_is_named_once_by_threads_that_meet_it_together(damaged, monkeypatch, capsys):
     together = threading.Barrier(8)
 
-    def read_with_others(path, shape):
+    def read_with_others(path, *more):
         if path.endswith("4.png"):
             together.wait(60)
-        return read_image(path, shape)
+        return read_image(path, *more)
 
     monkeypatch.setattr(image_folder, "read_image", read_with_others)
     decoder = Decoder(FileNames(damaged), (6, 6, 1), keep=False, max_corrupt=1)
@@ -138,7 +140,7 @@ def test_a_file_is_named_once_by_threads_that_meet_it_together(damaged, monkeypa
 def test_a_damaged_file_is_tried_once(damaged, monkeypatch):
     tried = []
     monkeypatch.setattr(
-        image_folder, "read_image", lambda path, shape: tried.append(path[-5:]) or read_image(path, shape)
+        image_folder, "read_image", lambda path, *more: tried.append(path[-5:]) or read_image(path, *more)
     )
     images = open_grey(damaged, cache_gb=0)
     for _ in range(3):
@@ -172,7 +174,7 @@ def test_a_folder_where_no_file_can_be_read(tmp_path, content):
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_kept_file_is_decoded_once(folder, monkeypatch, keep):
     decoded = []
-    monkeypatch.setattr(image_folder, "read_image", lambda path, shape: decoded.append(path) or read_image(path, shape))
+    monkeypatch.setattr(image_folder, "read_image", lambda path, *more: decoded.append(path) or read_image(path, *more))
     # Five pictures of 4x8x3 bytes.
     images = open_images("image_folder", [4, 8], 3, root=folder, cache_gb=(481 if keep else 479) / 1e9)
     for _ in range(3):
@@ -200,11 +202,11 @@ def test_names_of_any_bytes(tmp_path):
 
 
 def test_a_folder_that_cannot_be_listed(folder, monkeypatch):
-    def scandir(path, scandir=image_folder.os.scandir):
+    def scandir(path, scandir=listing.os.scandir):
         if path.endswith(b"/b"):
             raise PermissionError(13, "Permission denied", path)
         return scandir(path)
 
-    monkeypatch.setattr(image_folder.os, "scandir", scandir)
+    monkeypatch.setattr(listing.os, "scandir", scandir)
     with pytest.raises(DataError, match=r"root: got '.*', where '.*/b' cannot be listed \(Permission denied\)"):
         FileNames(folder)

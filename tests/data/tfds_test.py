@@ -1,9 +1,14 @@
+import io
+
 import numpy as np
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
+from PIL import Image
 from tensorflow_datasets.core.download import downloader
 
 from tests.support.images import all_of
+from tests.support.picture_folders import encoded
 from tf_blurdiff.data import tfds as tfds_images
 from tf_blurdiff.data.batches import training_batches
 from tf_blurdiff.data.pictures import DataError
@@ -65,6 +70,71 @@ def test_tfds_of_one_channel():
     with tfds.testing.mock_data(num_examples=6):
         images = open_images("tfds", 28, 1, name="fashion_mnist")
     assert (images.num_images, images.image_shape, images.num_classes) == (6, (28, 28, 1), 10)
+
+
+def of_files(folder, *contents, channels=3, labelled=False):
+    """A data set whose pictures are stored as these files, which TFDS does not look into."""
+    features = {"image": tfds.features.Image(shape=(None, None, channels))}
+    if labelled:
+        features["label"] = tfds.features.ClassLabel(names=["boots", "shoes"])
+
+    class Files(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        name = "files"
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number, content in enumerate(contents):
+                yield number, {"image": io.BytesIO(content)} | ({"label": number % 2} if labelled else {})
+
+    builder = Files(data_dir=str(folder))
+    builder.download_and_prepare()
+    return builder
+
+
+def read_files(folder, monkeypatch, *contents, **options):
+    builder = of_files(folder, *contents, **options)
+    monkeypatch.setattr(tfds, "builder", lambda name, data_dir: builder)
+    return open_images("tfds", 8, 3, name="files", root=folder)
+
+
+def test_files_of_other_forms_among_jpegs_are_read(tmp_path, monkeypatch):
+    image = Image.new("RGB", (24, 20), (60, 90, 30))
+    clear = Image.new("RGBA", (24, 20), (60, 90, 30, 0))
+    kinds = [(image, "JPEG"), (image, "WEBP"), (image.convert("CMYK"), "JPEG"), (clear, "PNG"), (image, "TIFF")]
+    files = [encoded(*kind) for kind in kinds]
+    values = sorted(all_of(read_files(tmp_path, monkeypatch, *files))[:, 0, 0].tolist())
+    np.testing.assert_allclose(values, [[60, 90, 30]] * 4 + [[255, 255, 255]], atol=4)
+
+
+def test_jpegs_are_decoded_as_by_tfds(tmp_path, monkeypatch, rng):
+    files = [encoded(Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)), "JPEG") for _ in range(5)]
+    ours = all_of(read_files(tmp_path, monkeypatch, *files))
+    theirs = [tf.io.decode_image(file).numpy() for file in files]
+    assert sorted(image.tobytes() for image in ours) == sorted(image.tobytes() for image in theirs)
+
+
+def test_a_damaged_picture_is_named(tmp_path, monkeypatch):
+    whole = encoded(Image.new("RGB", (24, 20)), "PNG")
+    with pytest.raises(DataError, match=r"^name: picture \d of files/1.0.0 cannot be read \(.*truncated.*\)$"):
+        read_files(tmp_path, monkeypatch, whole, whole[:-30])
+
+
+def test_four_channels_are_three_over_a_background(tmp_path, monkeypatch):
+    clear = encoded(Image.new("RGBA", (24, 20), (60, 90, 30, 0)), "PNG")
+    images = read_files(tmp_path, monkeypatch, clear, channels=4)
+    assert all_of(images)[0, 0, 0].tolist() == [255, 255, 255]
+
+
+def test_classes_have_tfdss_names(tmp_path, monkeypatch):
+    image = encoded(Image.new("RGB", (8, 8)), "PNG")
+    images = read_files(tmp_path, monkeypatch, image, image, labelled=True)
+    assert images.class_names == ("boots", "shoes") and images.num_classes == 2
 
 
 def test_the_papers_name_of_lsun_churches_is_known():

@@ -382,6 +382,27 @@ def test_the_command_lines_train_a_classifier_and_evaluate(model_file, tmp_path)
     assert real_images["num_images"] == 300 and [model["num_steps"] for model in report["models"]] == [2, 3]
 
 
+def test_the_held_out_part_can_be_the_reference(model_file, tmp_path):
+    arguments = ["--model", model_file, "--config", "digits.yaml", "--num_images", 30, "--cache_dir", "cache"]
+    arguments += ["--features", "pixels", "--metrics", "frechet", "--num_steps", 2]
+    digests = {}
+    for split, count in (("train", 1617), ("held_out", 180)):
+        words = ["--set", "data.held_out=0.1", "--split", split, "--out_dir", split]
+        result = commands.call("evaluate", *arguments, *words, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        report = json.loads((tmp_path / split / "report.json").read_text())
+        assert report["real"]["num_images"] == count
+        assert ("the held-out images" in report["about"]["config"]) == (split == "held_out")
+        digests[split] = report["real"]["digest"]
+    held_out = open_images("digits", image_size=8, channels=1, held_out=0.1).held_out
+    assert Reference(held_out).digest() == digests["held_out"] != digests["train"]
+    result = commands.call("evaluate", *arguments, "--split", "held_out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith(
+        "evaluate: --split held_out needs a config with data.held_out above 0. Received: dig"
+    )
+
+
 def test_a_mistake_is_one_line_and_status_2(tmp_path):
     arguments = ["--model", "nowhere.keras", "--config", "digits.yaml", "--cache_dir", "cache"]
     result = commands.call("evaluate", *arguments, cwd=tmp_path)

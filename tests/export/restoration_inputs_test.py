@@ -72,6 +72,19 @@ def test_a_picture_of_any_kind_is_sent_as_the_signatures_pixels(files, signature
         np.testing.assert_array_equal(array(value), grey[..., None])
 
 
+@pytest.mark.parametrize("signature, key", [("deblur", "image"), ("png_deblur", "image_bytes")])
+def test_transparency_is_sent_as_white_and_damaged_metadata_do_not_matter(files, tmp_path, signature, key):
+    grey = Image.fromarray(files[1])
+    clear, broken = grey.convert("RGBA"), tmp_path / "broken.png"
+    clear.putalpha(Image.fromarray(np.where(files[1] > 127, 255, 0).astype(np.uint8)))
+    clear.save(tmp_path / "clear.png")
+    grey.save(broken, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\xff\xff\xff\xff")
+    given = {"image": [str(tmp_path / "clear.png"), str(broken)], "blur_sigma": ["1"]}
+    first, second = map(array, complete(signature, given)[key])
+    np.testing.assert_array_equal(first[..., 0], np.where(files[1] > 127, files[1], 255))
+    np.testing.assert_array_equal(second[..., 0], files[1])
+
+
 def test_colours_masks_and_a_picture_a_seed(files):
     paths, grey = files
     given = {"image": [paths["grey.png"], paths["colour.png"]], "mask": [paths["mask.png"]]}

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import tf_blurdiff as bd
 from tests.support import models
+from tests.support.picture_folders import encoded
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.serving.verification import verify
 
@@ -144,3 +146,55 @@ def test_the_manifest_says_what_each_signature_means(model, export_dir, signatur
         assert described["meaning"] and all(entry["meaning"] for entry in described["inputs"].values())
     assert manifest["sampling"]["num_steps"] == 4 and manifest["model_sha256"] == model.fingerprint()
     assert {"tensorflow", "keras", "tf_blurdiff"} <= manifest["versions"].keys()
+
+
+def exif(orientation, order):
+    """EXIF data with an orientation among other tags."""
+    data = Image.Exif()
+    data[0x0112], data[0x010F], data[0x0131] = orientation, "a camera", "a program"
+    data.endian = order
+    return data.tobytes()
+
+
+def xmp(orientation):
+    return f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_pictures_must_be_upright(signatures, kind, order):
+    image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
+    values = as_files(inputs("image_to_image"))
+    for orientation in (1, 2, 6, 8):
+        files = [encoded(image, kind), encoded(image, kind, exif=exif(orientation, order)), encoded(image, kind)]
+        if orientation == 1:
+            call(signatures, "png_image_to_image", values | {"image_bytes": files})
+        else:
+            with pytest.raises(
+                tf.errors.InvalidArgumentError, match="image_bytes must hold upright pictures: turn them"
+            ):
+                call(signatures, "png_image_to_image", values | {"image_bytes": files})
+
+
+def test_pictures_must_be_upright_by_xmp_too(signatures):
+    image, values = Image.new("L", (8, 8)), as_files(inputs("image_to_image"))
+    call(signatures, "png_image_to_image", values | {"image_bytes": [encoded(image, "JPEG", xmp=xmp(1))] * 3})
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes must hold upright pictures"):
+        call(signatures, "png_image_to_image", values | {"image_bytes": [encoded(image, "JPEG", xmp=xmp(6))] * 3})
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_what_is_transparent_in_pictures_is_white(signatures, mode):
+    rng = np.random.default_rng(0)
+    picture, alpha = (Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)) for _ in range(2))
+    clear = picture.convert(mode)
+    clear.putalpha(alpha)
+    shown = Image.new("L", (8, 8), 255)
+    shown.paste(picture, mask=alpha)
+    values = inputs("image_to_image") | {"strength": np.full(3, 1e-3, "float32")}
+    ours, expected = (
+        call(signatures, "png_image_to_image", as_files(values) | {"image_bytes": [encoded(each, "PNG")] * 3})
+        for each in (clear, shown)
+    )
+    ours, expected = (np.stack([tf.io.decode_png(file) for file in files]).astype(int) for files in (ours, expected))
+    assert np.abs(ours - expected).max() <= 1

@@ -5,16 +5,16 @@ value and what is allowed.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem
-from tf_blurdiff.config.schema import AUTO, Config, Data, ProcessSection, Section
-from tf_blurdiff.data import Images, open_images
+from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem, show
+from tf_blurdiff.config.schema import AUTO, Config, Data, ImageFolder, ProcessSection, Section
+from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images
 from tf_blurdiff.diffusion.predictions import PREDICTIONS, checked_loss_exponent, default_prediction
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.files import shipped_files
@@ -38,7 +38,7 @@ _DECIDING = {
         {"model": {"prediction", "loss_type", "loss_exponent"}, "sample": {"sampler", "num_steps", "grid"}},
         Config.model_fields["process"].default.preset,
     ),
-    "data": _Decides("source", Data, {}, None),
+    "data": _Decides("source", Data, {"network": {"num_classes"}, "model": {"label_dropout"}}, None),
 }
 
 
@@ -66,7 +66,8 @@ def load_config(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Conf
         overrides: strings "section.key=value"; the value is read as YAML. Another process.preset or data.source is
             applied before the others. With another preset, what the file says of process, of model.prediction,
             loss_type and loss_exponent, and of sample.sampler, num_steps and grid belonged to its own, and is left out;
-            with another source, what it says of data but for image_size, channels and flip.
+            with another source, what it says of data but for image_size, channels, flip, augment and held_out, of
+            network.num_classes and of model.label_dropout.
 
     Raises:
         ConfigError: with one line per problem.
@@ -108,23 +109,38 @@ def changed_keys(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (old.get(key), new.get(key)) for key in sorted({*old, *new}) if old.get(key) != new.get(key)}
 
 
+def changes_in_words(before: Config, after: Config) -> str:
+    """The keys at which two configs differ, with the second one's values.
+
+    Example:
+        >>> changes_in_words(load_config("digits"), load_config("digits", ["train.seed=7", "network.num_classes=10"]))
+        'network.num_classes 10, train.seed 7'
+    """
+    return ", ".join(f"{key} {show(new)}" for key, (_, new) in changed_keys(before, after).items())
+
+
 def shipped_configs() -> dict[str, Path]:
     """The configs that come with the package: `{name: path}`."""
     return {path.name: path for path in shipped_files("configs", ".yaml")}
 
 
 def resolved(config: Config, begun_with: Config | None = None) -> Config:
-    """The config with what it leaves open decided: train.precision's `auto`, and what the network predicts.
+    """The config with what it leaves open decided: size and labels of a folder, the precision, and the prediction.
 
     Args:
         config: any.
-        begun_with: the config.yaml of a run that goes on, which decides; None takes what suits machine and process.
+        begun_with: the config.yaml of a run that goes on, which decides; None takes what suits pictures, machine and
+            process.
+
+    Raises:
+        DataError, ConfigError: as `with_pictures`.
 
     Example:
         >>> model = resolved(load_config("digits")).model
         >>> model.prediction, model.loss_exponent
         ('preconditioned', 0.5)
     """
+    config = with_pictures(config, begun_with)
     train, prediction, loss_exponent = config.train, config.model.prediction, config.model.loss_exponent
     if train.precision == AUTO:
         precision = fast_precision() if begun_with is None else begun_with.train.precision
@@ -147,6 +163,40 @@ def _older_default(process):
     return "eps" if PREDICTIONS["eps"].allowed(process) else "x0"
 
 
+def with_pictures(config: Config, begun_with: Config | None = None) -> Config:
+    """The config with data.image_size, data.labels and network.num_classes in place of what is left to a folder.
+
+    Args:
+        config: the config.
+        begun_with: that of the run if it was begun, whose sizes and classes it keeps.
+
+    Raises:
+        DataError: if the folder cannot be read.
+        ConfigError: if the size does not go with the network.
+
+    Example:
+        >>> import sklearn.datasets
+        >>> root = f"data.root={sklearn.datasets.__path__[0]}/images"
+        >>> with_pictures(load_config("folder", [root])).data.image_size
+        64
+    """
+    data = config.data
+    if not isinstance(data, ImageFolder) or (data.image_size is not None and data.labels is None):
+        return config
+    size, labels = data.image_size, data.labels
+    if begun_with is not None and isinstance(begun_with.data, ImageFolder):
+        size = size or begun_with.data.image_size
+        labels = begun_with.data.labels if labels == FOLDERS and begun_with.data.labels else labels
+    if size is None or labels == FOLDERS:
+        names = FileNames(data.root, labels)
+        size, labels = size or chosen_size(names), names.class_names
+    sections = config.model_dump()
+    sections["data"] |= {"image_size": size, "labels": labels}
+    if labels is not None and config.network.num_classes is None:
+        sections["network"]["num_classes"] = len(labels)
+    return parse_config(sections)
+
+
 def build_process(config: Config) -> Process:
     """The config's `Process`."""
     return config.process.build()
@@ -164,13 +214,14 @@ def build_network(config: Config) -> UNet:
     return network
 
 
-def build_model(config: Config) -> DiffusionModel:
-    """The config's `DiffusionModel`, untrained."""
+def build_model(config: Config, class_names: Sequence[str] | None = None) -> DiffusionModel:
+    """The config's `DiffusionModel`, untrained; with names of its labels, if there are."""
     return DiffusionModel(
         build_network(config),
         build_process(config),
         **config.model.model_dump(),
         image_shape=config.image_shape,
+        class_names=class_names,
         ema_decay=config.train.ema_decay,
         clip_norm=config.train.clip_norm,
         sampler=config.sample.sampler,
@@ -181,13 +232,14 @@ def build_model(config: Config) -> DiffusionModel:
 
 
 def build_images(config: Config) -> Images:
-    """The config's data set.
+    """The config's data set; what is held out is its `held_out`.
 
     Raises:
         DataError: if it cannot be read.
         ConfigError: if its labels are not as many as network.num_classes.
     """
-    images = open_images(**config.data.model_dump(exclude={"flip"}))
+    config = with_pictures(config)
+    images = open_images(**config.data.model_dump(exclude={"flip", "augment"}), crop=config.data.crop)
     num_classes = config.network.num_classes
     if num_classes is not None and num_classes != images.num_classes:
         expected = "null" if images.num_classes is None else f"{images.num_classes} or null"

@@ -3,6 +3,7 @@
 What the library has tables or checks for is asked of the library; the rules here are those that only a config has.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
@@ -11,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from tf_blurdiff.compilation import CHOICES as COMPILE_CHOICES
 from tf_blurdiff.config.messages import problem, show
+from tf_blurdiff.data import FOLDERS, WHITE, checked_colour
 from tf_blurdiff.devices import STRATEGIES
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import (
@@ -32,6 +34,8 @@ from tf_blurdiff.errors import UserError
 from tf_blurdiff.networks import PRECISIONS
 
 AUTO = "auto"
+AUGMENTATIONS = "flip", "crop"
+_FOLDERS = {"folders": FOLDERS}
 
 
 def _one_of(names: Iterable[str]) -> BeforeValidator:
@@ -57,6 +61,22 @@ def _checked_size(value: Any) -> Any:
     return value if isinstance(value, int) else sizes
 
 
+def _checked_background(value: Any) -> Any:
+    try:
+        return checked_colour(value)
+    except UserError:
+        raise PydanticCustomError("colour", "Input should be a colour such as white, black or '#808080'") from None
+
+
+def _checked_labels(value: Any) -> Any:
+    if value == FOLDERS:
+        return value
+    names = tuple(value) if isinstance(value, list | tuple) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise PydanticCustomError("labels", "Input should be {folders}, or a list of names of sub-folders", _FOLDERS)
+    return names
+
+
 def _without(problems: Iterable[str], section: Any) -> Any:
     lines = "\n".join(problems)
     if lines:
@@ -76,6 +96,11 @@ PositiveInt = Annotated[int, Field(ge=1)]
 # YAML has lists; a frozen config has tuples.
 PositiveInts = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_checked_size)]
+Background = Annotated[
+    str, BeforeValidator(_checked_background), Field(description="the colour behind transparent pictures")
+]
+Labels = Annotated[str | tuple[str, ...], BeforeValidator(_checked_labels)]
+Augmentations = Annotated[tuple[Annotated[str, _one_of(AUGMENTATIONS)], ...], Field(strict=False)]
 LogSNR = Annotated[float, Field(ge=-1000, le=1000)]
 BlurUnit = Annotated[str, _one_of(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
 
@@ -98,7 +123,16 @@ class Data(Section):
     source: str = Field(description="where the images come from")
     image_size: ImageSize = Field(description="height and width in pixels, or [height, width]")
     channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for colour")
-    flip: bool = Field(True, description="mirror training images left to right at random")
+    flip: bool = Field(True, description="mirror training images left to right at random; augment goes before it")
+    augment: Augmentations | None = Field(
+        None, description="a list of flip and crop (at random, from pictures an eighth larger); null: as flip says"
+    )
+    held_out: float = Field(0.0, ge=0, lt=1, description="share of the images that is kept aside, to be judged by")
+
+    @property
+    def crop(self) -> bool:
+        """Whether training images are cut at random from larger ones."""
+        return "crop" in (self.augment or ())
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +140,10 @@ class Data(Section):
         if not isinstance(values, dict):
             return values
         unused = {key: value for key, value in _UNUSED_BY_SOURCE.items() if key not in cls.model_fields}
-        return {key: value for key, value in values.items() if key not in unused or value != unused[key]}
+        values = {key: value for key, value in values.items() if key not in unused or value != unused[key]}
+        if isinstance(values.get("augment"), list | tuple):
+            values["flip"] = "flip" in values["augment"]
+        return values
 
 
 _CACHE_GB = "GB of decoded images that may be kept in memory"
@@ -129,15 +166,23 @@ class Tfds(Data):
     root: str | None = Field(None, description="TFDS's data_dir; null for its default")
     cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
     cache_dir: str | None = Field(None, description="where images over cache_gb are kept, decoded")
+    background: Background = WHITE
 
 
 class ImageFolder(Data):
     """A folder of image files."""
 
     source: Literal["image_folder"] = Field("image_folder", description="where the images come from")
+    image_size: ImageSize | None = Field(  # type: ignore[assignment]  # Here there are pictures to choose it from.
+        None, description="height and width in pixels, or [height, width]; null: 16, 32 or 64, chosen from the pictures"
+    )
     root: str = Field(min_length=1, description="the folder of images")
     cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
     max_corrupt: int = Field(100, ge=0, description="files that may be unreadable; they are skipped")
+    background: Background = WHITE
+    labels: Labels | None = Field(
+        None, description="folders: the root's sub-folders are classes; or the names of those that are; null for none"
+    )
 
 
 class ProcessSection(Section):
@@ -312,8 +357,12 @@ class Config(Section):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, C)."""
+        """(H, W, C); a UserError while data.image_size is to be chosen from the pictures."""
         size = self.data.image_size
+        if size is None:
+            raise UserError(
+                "data.image_size: got null, expected a size: it is chosen from the pictures when they are read"
+            )
         return (*((size, size) if isinstance(size, int) else size), self.data.channels)
 
     @model_validator(mode="after")
@@ -321,18 +370,28 @@ class Config(Section):
         return _without([*self._network_problems(), *self._prediction_problems()], self)
 
     def _network_problems(self) -> Iterator[str]:
+        if self.data.image_size is not None:
+            yield from self._size_problems()
+        network, labels = self.network, getattr(self.data, "labels", None)
+        if self.model.label_dropout and network.num_classes is None and labels is None:
+            yield problem("model.label_dropout", self.model.label_dropout, "0, since network.num_classes is null")
+
+    def _size_problems(self) -> Iterator[str]:
         network, (height, width, _) = self.network, self.image_shape
+        attention = network.attention_resolutions
         halvings = len(network.multipliers) - 1
         given = f"network.multipliers {list(network.multipliers)}"
         heights = [height // 2**level for level in range(halvings + 1)]
         if height % 2**halvings or width % 2**halvings:
-            expected = f"a multiple of {2**halvings}, since {given} has {halvings + 1} levels"
+            fitting = _size_that_fits(height, width, halvings, attention)
+            proposed = show(fitting if isinstance(self.data.image_size, tuple) else fitting[0])
+            expected = f"a multiple of {2**halvings}, since {given} has {halvings + 1} levels; {proposed} would do"
             yield problem("data.image_size", self.data.image_size, expected)
-        elif not set(network.attention_resolutions) <= set(heights):
+        elif not set(attention) <= set(heights):
+            nearest = {min(heights, key=lambda own: abs(math.log(own / height))) for height in attention}
             expected = f"some of {heights}, the levels' heights with data.image_size {show(self.data.image_size)} and "
-            yield problem("network.attention_resolutions", network.attention_resolutions, expected + given)
-        if self.model.label_dropout and network.num_classes is None:
-            yield problem("model.label_dropout", self.model.label_dropout, "0, since network.num_classes is null")
+            proposed = f"; {sorted(nearest, reverse=True)} would do"
+            yield problem("network.attention_resolutions", attention, expected + given + proposed)
 
     def _ambiguous_defaults(self) -> Iterator[str]:
         """What goes with a process is read off the process, and this preset is cold diffusion where it has no noise."""
@@ -359,3 +418,14 @@ class Config(Section):
             if given is not None:
                 settings = fitting._replace(**{key: given})
                 yield from _refusals(f"sample.{key}", checked_settings, settings, process, prediction)
+
+
+def _size_that_fits(height: int, width: int, halvings: int, attention: Iterable[int]) -> tuple[int, int]:
+    """The nearest (height, width) that can be halved so often and have levels of the heights with attention, if any."""
+    factor = 2**halvings
+    multiples = range(factor, 4 * max(height, width, factor) + 1, factor)
+    fitting = [each for each in multiples if set(attention) <= {each >> level for level in range(halvings + 1)}]
+    nearest = lambda sizes, side: min(sizes, key=lambda size: abs(size - side))
+    if height == width:
+        return (nearest(fitting or multiples, height),) * 2
+    return nearest(fitting or multiples, height), nearest(multiples, width)

@@ -1,12 +1,20 @@
 """Pictures in and out."""
 
 from tf_blurdiff.data.batches import evenly_spaced_batches, training_batches
-from tf_blurdiff.data.pictures import read_image, save_grid, save_png
+from tf_blurdiff.data.folder import chosen_size
+from tf_blurdiff.data.images import Images
+from tf_blurdiff.data.listing import FOLDERS, FileNames
+from tf_blurdiff.data.pictures import WHITE, checked_colour, read_image, save_grid, save_png
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
-from tf_blurdiff.data.sources import Images, open_images
+from tf_blurdiff.data.sources import open_images
 
 __all__ = [
+    "FOLDERS",
+    "WHITE",
+    "FileNames",
     "Images",
+    "checked_colour",
+    "chosen_size",
     "evenly_spaced_batches",
     "open_images",
     "read_image",

@@ -1,4 +1,4 @@
-"""Batches. For training they are of bytes, and their order and random flips are functions of (seed, step) and the data.
+"""Batches. For training they are of bytes, and their order, flips and crops are functions of (seed, step) and data.
 
 So a run can continue at any step without repeating the steps before it.
 """
@@ -7,13 +7,13 @@ import math
 
 import tensorflow as tf
 
+from tf_blurdiff.data.images import Images
 from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.pixels import to_unit_range
-from tf_blurdiff.data.sources import Images
 from tf_blurdiff.diffusion.stateless_random import fold
 
-# Two sequences of random numbers from one seed.
-_ORDER, _FLIPS = range(2)
+# Sequences of random numbers from one seed.
+_ORDER, _FLIPS, _CROPS = range(3)
 # Pictures in memory are read in chunks of so many bytes, many steps at once; so many bytes wait to be taken.
 _CHUNK_BYTES, _AHEAD_BYTES = 4 * 2**20, 16 * 2**20
 # Of a worker's shares of steps, in a chunk and ahead: small images need not be read far ahead.
@@ -29,6 +29,7 @@ def training_batches(
     labels: bool = False,
     replicas: range = range(1),
     num_replicas: int = 1,
+    crop: bool = False,
 ) -> tf.data.Dataset:
     """Endless batches for training; batch k is a function of (seed, k) and of the data alone.
 
@@ -48,6 +49,8 @@ def training_batches(
         labels: whether to yield `(x, label)` instead of `x`.
         replicas: consecutive numbers of this worker's replicas.
         num_replicas: of all workers together; a divisor of batch_size.
+        crop: whether to cut images at random from the larger ones that there are where `open_images` was told so; else
+            they are the centres.
 
     Returns:
         tf.data.Dataset of uint8 `[B, H, W, C]`, or of pairs with int64 `[B]`, where B is `batch_size / num_replicas`:
@@ -71,18 +74,27 @@ def training_batches(
     images.check_labels(labels)
     rows = batch_size // num_replicas
 
-    def draw_flips(share):
-        # The whole batch's are drawn, whoever needs them.
-        step, replica = share
-        drawn = tf.random.stateless_uniform((num_replicas, rows), fold([seed, _FLIPS], step), alg="philox")
-        return drawn[replica] < 0.5
+    def drawn(steps, replicas, sequence, *size):
+        """Numbers in [0, 1) for each row of these shares, `[K * B, *size]`."""
+
+        def of_share(share):
+            # The whole batch's are drawn, whoever needs them.
+            step, replica = share
+            numbers = (num_replicas, rows, *size)
+            return tf.random.stateless_uniform(numbers, fold([seed, sequence], step), alg="philox")[replica]
+
+        shares = tf.map_fn(of_share, (steps, replicas), fn_output_signature=tf.TensorSpec([rows, *size]))
+        return tf.reshape(shares, [-1, *size])
 
     def load(steps, replicas, indices):
         indices = tf.reshape(indices, [-1])
-        pixels = images.read(indices)
+        offsets = None
+        if crop:
+            places = tf.constant(images.margin, tf.float32) + 1.0
+            offsets = tf.cast(drawn(steps, replicas, _CROPS, 2) * places, tf.int32)
+        pixels = images.read(indices, offsets)
         if flip:
-            which = tf.map_fn(draw_flips, (steps, replicas), fn_output_signature=tf.TensorSpec([rows], tf.bool))
-            pixels = _mirrored(pixels, tf.reshape(which, [-1]))
+            pixels = _mirrored(pixels, drawn(steps, replicas, _FLIPS) < 0.5)
         pixels = tf.reshape(pixels, (-1, rows, *images.image_shape))
         return (pixels, tf.reshape(images.read_labels(indices), (-1, rows))) if labels else (pixels,)
 

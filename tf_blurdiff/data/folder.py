@@ -1,67 +1,60 @@
-"""Folders of image files, up to millions: listed compactly, decoded when they are wanted, damaged files skipped."""
+"""Folders of image files, decoded when they are wanted, damaged files skipped; and the size that suits them."""
 
-import os
+import contextlib
 import sys
 import threading
-from array import array
 from collections.abc import Sequence
 
 import numpy as np
 from tqdm import tqdm
 
 from tf_blurdiff.data.kept import KeptPixels, empty_pixels
-from tf_blurdiff.data.pictures import SUFFIXES, DataError, read_image
+from tf_blurdiff.data.picture_files import open_picture
+from tf_blurdiff.data.pictures import WHITE, DataError, read_image
 
-_SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
+# Sizes that a network can halve three times, from what is worth training to what one device can train in a day or two.
+_SIZES = (16, 32, 64)
+# So many files are opened to choose a size.
+_LOOKED_AT = 500
 
 
-class FileNames:
-    """The paths of all image files below a folder, in one string of bytes: some 40 bytes a file.
+def chosen_size(paths: Sequence[str]) -> int:
+    """A height and width for pictures: the median of their shorter sides, rounded down to 64, 32 or 16.
 
-    The order is that of the bytes of each folder's names. Files and folders with a dot in front are left out, and links
-    to folders are not followed. No file is opened.
-
-    Args:
-        root: the folder.
+    Of up to 500 pictures, evenly spaced. Smaller ones than 16 pixels are enlarged to that.
 
     Raises:
-        DataError: if it is not a folder, cannot be listed, or has no image file in it.
+        DataError: if none of these can be read.
 
     Example:
         >>> import sklearn.datasets
-        >>> names = FileNames(f"{sklearn.datasets.__path__[0]}/images")
-        >>> [os.path.basename(name) for name in names]
-        ['china.jpg', 'flower.jpg']
+        >>> from tf_blurdiff.data.listing import FileNames
+        >>> chosen_size(FileNames(f"{sklearn.datasets.__path__[0]}/images"))
+        64
     """
+    count = min(len(paths), _LOOKED_AT)
+    shorter = []
+    for number in range(count):
+        path = paths[number * len(paths) // count]
+        # What cannot be read is named when it is wanted.
+        with contextlib.suppress(Exception), open(path, "rb") as file, open_picture(file) as image:
+            shorter.append(min(image.size))
+    if not shorter:
+        raise DataError(f"data.root: none of {count} of its image files can be read, expected one or more")
+    return max([size for size in _SIZES if size <= np.median(shorter)], default=_SIZES[0])
 
-    def __init__(self, root: str | os.PathLike | None) -> None:
-        kinds = ", ".join(SUFFIXES)
-        self._root = os.path.expanduser(os.fspath(root or ""))
-        if not os.path.isdir(self._root):
-            raise DataError(f"root: got {str(root)!r}, which is not a folder; expected a folder of images ({kinds})")
-        self._names, self._ends = bytearray(), array("Q", [0])
-        try:
-            self._list()
-        except OSError as error:
-            raise DataError(
-                f"root: got {str(root)!r}, where {os.fsdecode(error.filename)!r} cannot be listed ({error.strerror}); "
-                "expected folders that can be read"
-            ) from None
-        if not len(self):
-            raise DataError(f"root: got {str(root)!r}, which holds no image; expected files ending in {kinds}")
 
-    def _list(self):
-        # The bar is for folders that take long.
-        for name in tqdm(_walk(os.fsencode(self._root)), "Listing images", unit="file", disable=None, delay=2):
-            self._names += name
-            self._ends.append(len(self._names))
+class Part(Sequence[str]):
+    """Some of a sequence of paths, by their numbers."""
+
+    def __init__(self, paths: Sequence[str], numbers: np.ndarray) -> None:
+        self._paths, self._numbers = paths, numbers
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._numbers)
 
-    def __getitem__(self, index: int) -> str:
-        name = bytes(self._names[self._ends[index] : self._ends[index + 1]])
-        return os.path.join(self._root, os.fsdecode(name))
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # Slices are of no use here.
+        return self._paths[int(self._numbers[index])]
 
 
 class Decoder:
@@ -74,6 +67,7 @@ class Decoder:
         image_shape: (H, W, C) of every result.
         keep: whether what was decoded stays in memory.
         max_corrupt: how many unreadable files are skipped before one is an error.
+        background: the colour behind transparent pictures.
 
     Attributes:
         kept: what was decoded, if it stays in memory; else None.
@@ -89,15 +83,22 @@ class Decoder:
 
     Example:
         >>> import sklearn.datasets
+        >>> from tf_blurdiff.data.listing import FileNames
         >>> names = FileNames(f"{sklearn.datasets.__path__[0]}/images")
         >>> Decoder(names, (32, 48, 3), keep=False)(np.array([1, 0])).shape
         (2, 32, 48, 3)
     """
 
     def __init__(
-        self, paths: Sequence[str] | FileNames, image_shape: tuple[int, int, int], keep: bool, max_corrupt: int = 0
+        self,
+        paths: Sequence[str],
+        image_shape: tuple[int, int, int],
+        keep: bool,
+        max_corrupt: int = 0,
+        background: str = WHITE,
     ) -> None:
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
+        self._background = background
         self.kept = KeptPixels(empty_pixels((len(paths), *image_shape)), complete=False) if keep else None
         self._corrupt: set[int] = set()
         self._lock = threading.Lock()
@@ -115,7 +116,7 @@ class Decoder:
             if candidate in self._corrupt:
                 continue
             try:
-                return read_image(self._paths[candidate], self._image_shape)
+                return read_image(self._paths[candidate], self._image_shape, self._background)
             except DataError as error:
                 self._skip(candidate, error)
         raise DataError(f"data.root: none of its {len(self._paths)} image files can be read, expected one or more")
@@ -129,23 +130,3 @@ class Decoder:
                 raise DataError(f"data.max_corrupt: got {self._max_corrupt}, expected {expected}: {error}")
             self._corrupt.add(index)
             tqdm.write(f"skipped: {error}", file=sys.stderr)
-
-
-def _walk(folder):
-    """The paths, in bytes, of the image files below a folder, relative to it."""
-    subfolders, names = set(), []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(b"."):
-                continue  # Thumbnails, and leftovers of file managers.
-            if entry.is_dir(follow_symlinks=False):
-                subfolders.add(entry.name)
-                names.append(entry.name)
-            elif entry.name.lower().endswith(_SUFFIXES) and entry.is_file():
-                names.append(entry.name)
-    for name in sorted(names):
-        if name in subfolders:
-            for below in _walk(os.path.join(folder, name)):
-                yield os.path.join(name, below)
-        else:
-            yield name

@@ -6,14 +6,19 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError, features
 
+from tf_blurdiff.data.picture_files import open_picture, upright
 from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+_AVIF = (".avif",) if features.check("avif") else ()
+SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", *_AVIF)
+WHITE = "white"
 # How much larger than wanted a JPEG is at least decoded.
 _DRAFT = 2
+# Four bytes each in memory, and half as much again on the way.
+_MOST_PIXELS = 10**9
 _GAP = 2  # pixels between the images of a grid
 
 
@@ -21,34 +26,65 @@ class DataError(UserError):
     """A data set cannot be used; the message names the value and what is expected."""
 
 
-def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """One image file as uint8 `[H, W, C]`, fitted to image_shape.
+def read_image(path: str | os.PathLike, image_shape: tuple[int, int, int], background: str = WHITE) -> np.ndarray:
+    """One image file as uint8 `[H, W, C]`, fitted to image_shape; of several frames the first.
 
     A JPEG of four times the wanted size or more is decoded at a half, a quarter or an eighth of its own size, which is
     several times faster, and never at less than twice the wanted size, from where it is resized like any other. Pixels
     then differ from those of a full decoding by 1 or 2 grey levels of 255 on average.
 
+    Args:
+        path: the file.
+        image_shape: (H, W, C).
+        background: the colour behind a transparent picture, as `checked_colour` takes it.
+
     Raises:
         DataError: naming a file that cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            # Square, for width and height may have to change places.
-            image.draft(None, (_DRAFT * max(image_shape[:2]),) * 2)
-            ImageOps.exif_transpose(image, in_place=True)
-            return fit(_eight_bit(image), image_shape)
+        with open(path, "rb") as file:
+            return decode(file, image_shape, background)
     except Exception as error:  # What PIL raises depends on where the damage is.
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not an image"  # PIL would repeat the path.
-        kinds = ", ".join(SUFFIXES)
-        raise DataError(f"cannot read the image {str(path)!r} ({reason}); expected a whole {kinds} file") from None
+        raise DataError(f"cannot read the image {str(path)!r} ({reason_of(error)})") from None
 
 
-def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """A PIL image as uint8 `[H, W, C]`: the largest centred part of that form, resized."""
+def decode(file: Any, image_shape: tuple[int, int, int], background: str = WHITE) -> np.ndarray:
+    """As `read_image`, of an open binary file; raises what Pillow raises."""
+    with open_picture(file) as image:
+        # Square, for width and height may have to change places.
+        image.draft(None, (_DRAFT * max(image_shape[:2]),) * 2)
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError(f"it has {image.width}x{image.height} pixels, more than {_MOST_PIXELS:,}")
+        return fit(upright(image), image_shape, background)
+
+
+def reason_of(error: Exception) -> str:
+    """Why a picture could not be read, in one line, and what is expected."""
+    if isinstance(error, UnidentifiedImageError):  # PIL would repeat the path.
+        return f"not an image; expected a whole {', '.join(SUFFIXES)} file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def checked_colour(colour: str) -> str:
+    """A colour as it is, or a DataError.
+
+    Example:
+        >>> checked_colour("white"), checked_colour("#8a8a8a")
+        ('white', '#8a8a8a')
+    """
+    try:
+        ImageColor.getcolor(colour, "RGB")
+    except (ValueError, AttributeError, TypeError):
+        raise DataError(f"background: got {colour!r}, expected a colour such as white, black or '#808080'") from None
+    return colour
+
+
+def fit(image: Image.Image, image_shape: tuple[int, int, int], background: str = WHITE) -> np.ndarray:
+    """A PIL image as uint8 `[H, W, C]`: the largest centred part of that form, resized, over a background."""
     height, width, channels = image_shape
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _opaque(_eight_bit(image), background).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         scale = min(image.width / width, image.height / height)
         crop_width, crop_height = min(width * scale, image.width), min(height * scale, image.height)
@@ -60,8 +96,27 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _eight_bit(image):
-    # PIL's own conversion clips 16 bits at 255.
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode.startswith("I") else image
+    """16 bits a pixel as 8: PIL's own conversion clips at 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image)
+    if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+        raise ValueError(f"its pixels are numbers from {values.min():g} to {values.max():g}; expected 8 or 16 bits")
+    eight = Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        eight.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
+    return eight
+
+
+def _opaque(image, background):
+    """The image over a background: what is hidden behind transparency is no part of it."""
+    if not image.has_transparency_data:
+        return image
+    layers = image.convert("RGBA")
+    opaque = Image.new("RGB", image.size, ImageColor.getcolor(background, "RGB"))
+    opaque.paste(layers, mask=layers.getchannel("A"))
+    return opaque
 
 
 def save_png(image: Any, path: str | os.PathLike) -> None:

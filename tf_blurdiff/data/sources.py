@@ -1,145 +1,26 @@
-"""Data sources: every one ends as an `Images`, pictures of one shape that are read by index."""
+"""Data sources: every one ends as an `Images`, and a part of it can be kept aside."""
 
-import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
-from tf_blurdiff.data.folder import Decoder, FileNames
+from tf_blurdiff.data.folder import Decoder, Part
+from tf_blurdiff.data.held_out import split_off
+from tf_blurdiff.data.images import Images, reader_of
 from tf_blurdiff.data.kept import KeptPixels
-from tf_blurdiff.data.pictures import DataError, fit
+from tf_blurdiff.data.listing import FileNames
+from tf_blurdiff.data.pictures import WHITE, DataError, checked_colour, fit
 from tf_blurdiff.data.tfds import read_tfds
 
 _GIGABYTE = 10**9
+# The part of a picture's sides that random crops leave out.
+_CROPPED = 8
 _SPLIT = re.compile(r"train(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?", re.ASCII)
-
-
-class Images:
-    """Pictures of one shape, read by index; made by `open_images`.
-
-    Args:
-        fetch: maps int64 indices `[B]` to uint8 `[B, H, W, C]`, both NumPy; from several threads at once.
-        num_images: how many.
-        image_shape: (H, W, C).
-        labels: int64 `[num_images]`, or None.
-        num_classes: number of labels, or None without labels.
-        kept: where decoded pictures are in memory; `fetch` is called for those that are not there, and may put them
-            there. None if none are kept.
-
-    Attributes:
-        num_images, image_shape, labels, num_classes: the arguments.
-    """
-
-    def __init__(
-        self,
-        fetch: Callable[[np.ndarray], np.ndarray],
-        num_images: int,
-        image_shape: Sequence[int],
-        labels: np.ndarray | None = None,
-        num_classes: int | None = None,
-        kept: KeptPixels | None = None,
-    ) -> None:
-        self._fetch, self._kept = fetch, kept
-        self._failure: DataError | None = None
-        self.num_images = num_images
-        self.image_shape = tuple(image_shape)
-        self.labels = labels
-        self.num_classes = num_classes
-
-    def read(self, indices: Any) -> tf.Tensor:
-        """Reads uint8 `[B, H, W, C]` at int64 indices `[B]`; eager or inside a tf.data graph of this process."""
-        kept = self._kept
-        with tf.device("CPU:0"):
-            if kept is None:
-                pixels = self._fetched(indices)
-            else:
-                pixels = tf.cond(kept.has(indices), lambda: kept.gather(indices), lambda: self._fetched(indices))
-        return tf.ensure_shape(pixels, (indices.shape[0], *self.image_shape))
-
-    def are_in_memory(self) -> tf.Tensor:
-        """Whether reading is copying, for nine in ten pictures or more: bool, of the moment it is run at."""
-        return tf.constant(False) if self._kept is None else self._kept.has_most()
-
-    def read_labels(self, indices: Any) -> tf.Tensor:
-        """Reads int64 `[B]` at int64 indices `[B]`; there must be labels."""
-        return tf.gather(tf.constant(self.labels, tf.int64), indices)
-
-    def batches(
-        self, batch_size: int, indices: Any = None, labels: bool = False, shuffle_seed: int | None = None
-    ) -> tf.data.Dataset:
-        """Images, each once.
-
-        Args:
-            batch_size: of every batch but the last, which has what is left.
-            indices: which, in their order, int64 `[N]`; None for all, in the data set's order.
-            labels: whether to yield `(images, labels)`.
-            shuffle_seed: of an order that is another in every pass; None keeps the order of the indices.
-
-        Returns:
-            tf.data.Dataset of uint8 `[B, H, W, C]`, or of pairs with int64 `[B]`.
-
-        Raises:
-            DataError: if labels are asked for and there are none.
-
-        Example:
-            >>> digits = open_images("digits", image_size=8, channels=1)
-            >>> [len(images) for images in digits.batches(64, digits.evenly_spaced(100))]
-            [64, 36]
-        """
-        self.check_labels(labels)
-        indices = np.arange(self.num_images) if indices is None else indices
-        rows = tf.data.Dataset.from_tensor_slices(np.asarray(indices, np.int64))
-        if shuffle_seed is not None:
-            rows = rows.shuffle(len(rows), seed=shuffle_seed)
-
-        def load(row):
-            return (self.read(row), self.read_labels(row)) if labels else self.read(row)
-
-        loaded = rows.batch(batch_size).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return loaded.prefetch(tf.data.AUTOTUNE)
-
-    def evenly_spaced(self, count: int) -> np.ndarray:
-        """The indices of so many images, evenly spaced over the data set, rising; of all if there are no more.
-
-        Example:
-            >>> open_images("digits", image_size=8, channels=1).evenly_spaced(4)
-            array([   0,  449,  898, 1347])
-        """
-        count = min(count, self.num_images)
-        return np.arange(count, dtype=np.int64) * self.num_images // count
-
-    def check_labels(self, wanted: bool) -> None:
-        """Raises DataError if labels are wanted and there are none."""
-        if wanted and self.labels is None:
-            raise DataError("labels: got True, expected False, since the data set has none")
-
-    @contextlib.contextmanager
-    def plain_errors(self) -> Iterator[None]:
-        """Inside it, images that cannot be read raise the DataError, in place of TensorFlow's error that quotes it."""
-        try:
-            yield
-        except tf.errors.OpError:
-            if self._failure is None:
-                raise
-            raise self._failure from None
-        finally:
-            self._failure = None
-
-    def _fetched(self, indices):
-        return tf.numpy_function(self._fetch_noting_failure, [indices], tf.uint8, stateful=False)
-
-    def _fetch_noting_failure(self, indices):
-        try:
-            return self._fetch(indices)
-        except DataError as error:
-            self._failure = error
-            raise
 
 
 def open_images(
@@ -152,6 +33,10 @@ def open_images(
     cache_dir: str | os.PathLike | None = None,
     cache_gb: float = 2.0,
     max_corrupt: int = 100,
+    background: str = WHITE,
+    labels: str | Sequence[str] | None = None,
+    held_out: float = 0.0,
+    crop: bool = False,
 ) -> Images:
     """Opens a data set; each image is cut to its largest centred part of the wanted form, then resized.
 
@@ -167,6 +52,12 @@ def open_images(
             decoded every epoch.
         max_corrupt: so many files of a folder may be unreadable. Each is named on stderr when it is met, and the next
             readable file is used in its place.
+        background: the colour behind transparent pictures, a name or "#rrggbb".
+        labels: of a folder: "folders" for its sub-folders as classes, or the names of those that are; None for none.
+        held_out: the share of the images that is kept aside, in [0, 1): `Images.held_out`. Which they are depends on a
+            folder's file names, or on the images' numbers, alone.
+        crop: whether pictures are read an eighth larger, so that `training_batches` can cut them at random; the centre
+            is the image.
 
     Returns:
         `Images`. Reading from a folder with more unreadable files, or with no other, is a DataError.
@@ -175,9 +66,9 @@ def open_images(
         DataError: if the data cannot be found, or an argument is out of range.
 
     Example:
-        >>> digits = open_images("digits", image_size=8, channels=1)
-        >>> digits.num_images, digits.image_shape, digits.num_classes
-        (1797, (8, 8, 1), 10)
+        >>> digits = open_images("digits", image_size=8, channels=1, held_out=0.1)
+        >>> digits.num_images, digits.image_shape, digits.num_classes, digits.held_out.num_images
+        (1617, (8, 8, 1), 10, 180)
     """
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(size) != 2 or min(size) < 1:
@@ -188,16 +79,25 @@ def open_images(
         raise DataError(f"cache_gb: got {cache_gb}, expected a number >= 0")
     if max_corrupt < 0:
         raise DataError(f"max_corrupt: got {max_corrupt}, expected an integer >= 0")
+    if not 0 <= held_out < 1:
+        raise DataError(f"held_out: got {held_out}, expected a number in [0, 1)")
     if source == "image_folder" and split != "train":
         raise DataError(f"split: got {split!r}, expected 'train', the only split of {source}")
-    image_shape = (*size, channels)
+    if source != "image_folder" and labels is not None:
+        raise DataError(f"labels: got {labels!r}, expected None for {source}")
+    margin = tuple(-(-side // _CROPPED) for side in size) if crop else (0, 0)
+    whole_shape = (size[0] + margin[0], size[1] + margin[1], channels)
+    memory_limit = cache_gb * _GIGABYTE
+    checked_colour(background)
     if source == "digits":
-        return _open_digits(image_shape, split)
-    if source == "image_folder":
-        return _open_folder(root, image_shape, cache_gb * _GIGABYTE, max_corrupt)
-    if source == "tfds":
-        return in_memory(*read_tfds(name, split, root, image_shape, cache_dir, cache_gb * _GIGABYTE))
-    raise DataError(f"source: got {source!r}, expected one of digits, image_folder, tfds")
+        opened = _open_digits(whole_shape, split)
+    elif source == "image_folder":
+        opened = _open_folder(root, labels, whole_shape, memory_limit, max_corrupt, background)
+    elif source == "tfds":
+        opened = _open_array(*read_tfds(name, split, root, whole_shape, cache_dir, memory_limit, background))
+    else:
+        raise DataError(f"source: got {source!r}, expected one of digits, image_folder, tfds")
+    return _with_held_out(opened, (*size, channels), margin, held_out)
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray | None = None, num_classes: int | None = None) -> Images:
@@ -205,9 +105,48 @@ def in_memory(pixels: np.ndarray, labels: np.ndarray | None = None, num_classes:
 
     An array that is neither of `kept.empty_pixels` nor mapped from a file is copied.
     """
-    kept = None if isinstance(pixels, np.memmap) else KeptPixels(pixels)
-    pixels = pixels if kept is None else kept.pixels
-    return Images(lambda indices: pixels[indices], len(pixels), pixels.shape[1:], labels, num_classes, kept)
+    fetch, kept = reader_of(pixels)
+    return Images(fetch, len(pixels), pixels.shape[1:], labels, num_classes, kept)
+
+
+class _Opened(NamedTuple):
+    """A source's pictures: what `Images` are made of, for all or some of them."""
+
+    num_images: int
+    keys: Callable[[], np.ndarray] | None  # gives numbers that say what is held out; None for the pictures' own
+    part: Callable[[np.ndarray | None], tuple[Callable, KeptPixels | None]]  # fetch and kept, of these pictures
+    labels: np.ndarray | None = None
+    num_classes: int | None = None
+    class_names: Sequence[str] | None = None
+    summary: str | None = None
+
+
+def _with_held_out(opened, image_shape, margin, share):
+    """The `Images` of a source, without those that are held out, which they have beside them."""
+
+    def images(rows, **more):
+        fetch, kept = opened.part(rows)
+        labels = opened.labels if rows is None or opened.labels is None else opened.labels[rows]
+        count = opened.num_images if rows is None else len(rows)
+        own = {"margin": margin, "class_names": opened.class_names, "summary": opened.summary}
+        return Images(fetch, count, image_shape, labels, opened.num_classes, kept, **own, **more)
+
+    if not share:
+        return images(None)
+    learned, held_out = split_off(share, opened.num_images, opened.keys and opened.keys())
+    return images(learned, held_out=images(held_out))
+
+
+def _open_array(pixels, labels=None, num_classes=None, class_names=None):
+    def part(rows):
+        if rows is None:
+            return reader_of(pixels)
+        # One that is mapped from a file may be larger than the memory.
+        return (
+            (lambda indices: pixels[rows[indices]], None) if isinstance(pixels, np.memmap) else reader_of(pixels[rows])
+        )
+
+    return _Opened(len(pixels), None, part, labels, num_classes, class_names)
 
 
 def _slice_of(split, count):
@@ -236,11 +175,17 @@ def _open_digits(image_shape, split):
     # The values are 0 to 16.
     pixels = np.round(digits.images[part] * (255 / 16)).astype(np.uint8)
     pixels = np.stack([fit(Image.fromarray(picture), image_shape) for picture in pixels])
-    return in_memory(pixels, digits.target[part].astype(np.int64), num_classes=10)
+    return _open_array(pixels, digits.target[part].astype(np.int64), 10)
 
 
-def _open_folder(root, image_shape, memory_limit, max_corrupt):
-    names = FileNames(root)
-    keep = len(names) * math.prod(image_shape) <= memory_limit
-    decoder = Decoder(names, image_shape, keep, max_corrupt)
-    return Images(decoder, len(names), image_shape, kept=decoder.kept)
+def _open_folder(root, labels, image_shape, memory_limit, max_corrupt, background):
+    names = FileNames(root, labels)
+
+    def part(rows):
+        paths = names if rows is None else Part(names, rows)
+        keep = len(paths) * math.prod(image_shape) <= memory_limit
+        decoder = Decoder(paths, image_shape, keep, max_corrupt, background)
+        return decoder, decoder.kept
+
+    num_classes = None if names.class_names is None else len(names.class_names)
+    return _Opened(len(names), names.keys, part, names.labels, num_classes, names.class_names, names.summary())

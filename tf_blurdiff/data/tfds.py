@@ -1,10 +1,14 @@
 """Images of TensorFlow Datasets (TFDS), decoded once: into memory, or into a memory-mapped file if they do not fit."""
 
+import contextlib
 import difflib
+import functools
+import io
 import math
 import os
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from tf_blurdiff.data.kept import empty_pixels
-from tf_blurdiff.data.pictures import DataError, fit
+from tf_blurdiff.data.pictures import WHITE, DataError, decode, fit, reason_of
 
 # What the papers and the configs call it, and what TFDS does.
 _ALIASES = {"lsun/church": "lsun/church_outdoor"}
 # TFDS's own 10 wait for 205 seconds in all where there is no network; these wait for 6.
 _DOWNLOAD_RETRIES = 5
+_JPEG, _WITH_ALPHA = b"\xff\xd8\xff", 4
+# Files that are in memory together.
+_AT_ONCE = 256
 
 
 def read_tfds(
@@ -30,7 +37,8 @@ def read_tfds(
     image_shape: tuple[int, int, int],
     cache_dir: str | os.PathLike | None,
     memory_limit: float,
-) -> tuple[np.ndarray, np.ndarray | None, int | None]:
+    background: str = WHITE,
+) -> tuple[np.ndarray, np.ndarray | None, int | None, list[str] | None]:
     """Decodes a TFDS data set; downloads it first if `data_dir` does not have it.
 
     Args:
@@ -40,24 +48,30 @@ def read_tfds(
         image_shape: (H, W, C) that images are cut and resized to.
         cache_dir: the folder for what does not fit into memory; None is ~/.cache/tf_blurdiff.
         memory_limit: in bytes, of images that are kept in memory.
+        background: the colour behind transparent pictures.
 
     Returns:
-        uint8 `[num_images, H, W, C]`, then int64 `[num_images]` and the number of classes, or None twice.
+        uint8 `[num_images, H, W, C]`, then int64 `[num_images]`, the number of classes and their names, or None thrice.
 
     Raises:
-        DataError: if there is no such data set or split, if it is not of 8-bit images, or if it cannot be prepared.
+        DataError: if there is no such data set or split, if it is not of 8-bit images, if it cannot be prepared, or if
+            a picture cannot be read.
     """
     builder, num_classes = find_builder(name, data_dir)
     dataset = _examples(builder, split, labels=num_classes is not None)
     count = int(dataset.cardinality())
+    examples = _Examples(dataset, builder.info.features["image"].shape[-1], builder.info.full_name, background)
     if count * math.prod(image_shape) <= memory_limit:
         pixels, labels = empty_pixels((count, *image_shape)), np.empty(count, np.int64)
-        _decode_all(dataset, pixels, labels)
+        examples.decode_all(pixels, labels)
     else:
-        key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape)])
+        colour = [] if background == WHITE else [background.removeprefix("#")]
+        key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape), *colour])
         folder = Path(cache_dir or "~/.cache/tf_blurdiff").expanduser() / key
-        pixels, labels = _decoded_on_disk(dataset, (count, *image_shape), folder)
-    return pixels, labels if num_classes is not None else None, num_classes
+        pixels, labels = _decoded_on_disk(examples, (count, *image_shape), folder)
+    if num_classes is None:
+        return pixels, None, None, None
+    return pixels, labels, num_classes, builder.info.features["label"].names
 
 
 def find_builder(name: str | None, data_dir: str | os.PathLike | None) -> tuple[Any, int | None]:
@@ -105,22 +119,51 @@ def _prepare(builder):
 def _examples(builder, split, labels):
     if not builder.is_prepared():
         _prepare(builder)
+    import tensorflow_datasets as tfds
+
+    undecoded = {"image": tfds.decode.SkipDecoding()}
     try:
-        dataset = builder.as_dataset(split=split, shuffle_files=False)
+        dataset = builder.as_dataset(split=split, shuffle_files=False, decoders=undecoded)
     except (ValueError, KeyError, AssertionError):
         known = ", ".join(builder.info.splits)
         raise DataError(f"split: got {split!r}, expected one of {known}, or a slice such as 'train[:90%]'") from None
     return dataset.map(lambda example: (example["image"], example["label"] if labels else tf.constant(0, tf.int64)))
 
 
-def _decode_all(dataset, pixels, labels):
-    progress = tqdm(dataset.as_numpy_iterator(), "Decoding images", len(pixels), unit="image", disable=None)
-    for i, (picture, label) in enumerate(progress):
-        pixels[i] = fit(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture), pixels.shape[1:])
-        labels[i] = label
+class _Examples:
+    """A data set's pictures as files in memory, with labels, and how they are decoded."""
+
+    def __init__(self, dataset: tf.data.Dataset, channels: int | None, name: str, background: str) -> None:
+        self._dataset, self._channels, self._name, self._background = dataset, channels, name, background
+
+    def decode_all(self, pixels: np.ndarray, labels: np.ndarray) -> None:
+        """Fills both arrays, uint8 `[N, H, W, C]` and int64 `[N]`; several pictures at once."""
+        decoder = functools.partial(self._decode, image_shape=pixels.shape[1:])
+        progress = tqdm(desc="Decoding images", total=len(pixels), unit="image", disable=None)
+        first = 0
+        with ThreadPoolExecutor() as pool, progress:
+            for files, own_labels in self._dataset.batch(_AT_ONCE).as_numpy_iterator():
+                last = first + len(files)
+                for row, picture in enumerate(pool.map(decoder, files, range(first, last)), first):
+                    pixels[row] = picture
+                labels[first:last] = own_labels
+                progress.update(len(files))
+                first = last
+
+    def _decode(self, content, number, image_shape):
+        try:
+            if content.startswith(_JPEG) and self._channels != _WITH_ALPHA:
+                with contextlib.suppress(tf.errors.OpError), tf.device("CPU:0"):
+                    # As TFDS decodes them, which Pillow does up to a few grey levels.
+                    picture = tf.io.decode_jpeg(content, channels=self._channels or 0).numpy()
+                    return fit(Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture), image_shape)
+            return decode(io.BytesIO(content), image_shape, self._background)
+        except Exception as error:  # What PIL raises depends on where the damage is.
+            reason = reason_of(error)
+            raise DataError(f"name: picture {number} of {self._name} cannot be read ({reason})") from None
 
 
-def _decoded_on_disk(dataset, shape, folder):
+def _decoded_on_disk(examples, shape, folder):
     """Memory-mapped images and labels, decoded into `folder` the first time."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +177,7 @@ def _decoded_on_disk(dataset, shape, folder):
         logging.info("Decoding %d images into %s.", shape[0], folder)
         pixels = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, shape)
         labels = np.empty(shape[0], np.int64)
-        _decode_all(dataset, pixels, labels)
+        examples.decode_all(pixels, labels)
         pixels.flush()
         np.save(scratch / "labels.npy", labels)
         try:

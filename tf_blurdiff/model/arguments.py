@@ -105,6 +105,19 @@ def checked_labels(labels: Any, num_classes: int | None, label_dropout: float, c
     return labels.astype(np.int64)
 
 
+def checked_class_names(names: Any, num_classes: int | None) -> tuple[str, ...] | None:
+    """Names of the labels as a tuple, or None for None; or a UserError."""
+    if names is None:
+        return None
+    names = tuple(names)
+    are_texts = all(isinstance(name, str) for name in names)
+    if not are_texts or len(set(names)) < len(names) or len(names) != num_classes:
+        raise UserError(
+            f"class_names must be as many different texts as num_classes, which is {num_classes}. Received: {names!r}"
+        )
+    return names
+
+
 def checked_guidance_scale(guidance_scale: Any, label_dropout: float, count: int) -> np.ndarray:
     """Guidance scales as float32 `[count]`, or a UserError."""
     scale = np.asarray(guidance_scale)

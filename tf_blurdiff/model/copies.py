@@ -12,7 +12,8 @@ from tf_blurdiff import networks
 
 def fingerprint(model: Any) -> str:
     """`DiffusionModel.fingerprint`."""
-    digest = hashlib.sha256(json.dumps(model.get_config(), sort_keys=True).encode())
+    arguments = {name: value for name, value in model.get_config().items() if name != "class_names"}
+    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
     # The states of Keras's seed generators are new in every process.
     network = model.network
     states = {id(each) for each in network.variables} - {id(each) for each in network.weights}

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import warnings
+from collections.abc import Sequence
 from typing import Any, Self, Unpack
 
 import keras
@@ -38,6 +39,7 @@ from tf_blurdiff.model.arguments import (
     check_not_traced,
     check_output,
     checked_batch,
+    checked_class_names,
     checked_guidance_scale,
     checked_images,
     checked_labels,
@@ -88,6 +90,7 @@ class DiffusionModel(KerasInterface):
         num_classes: number of labels; None takes the network's own attribute num_classes, if it has one.
         loss_exponent: 0 or more, for the prediction "preconditioned" alone: 0 weighs its error alike in all
             frequencies, 1 makes the loss that of eps. None is 0.5.
+        class_names: of the labels, num_classes different texts; None for labels that are numbers alone.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -121,6 +124,7 @@ class DiffusionModel(KerasInterface):
         seed: int = 0,
         num_classes: int | None = None,
         loss_exponent: float | None = None,
+        class_names: Sequence[str] | None = None,
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -143,6 +147,7 @@ class DiffusionModel(KerasInterface):
         self.clip_stds = clip_stds
         # A plain Keras network forgets such an attribute when it is saved; this model does not.
         self.num_classes = checked_num_classes(num_classes, network)
+        self.class_names = checked_class_names(class_names, self.num_classes)
         self.label_dropout = label_dropout
         self._check_ranges()
         self.sampler = default_sampler(process, prediction) if sampler is None else sampler
@@ -212,7 +217,8 @@ class DiffusionModel(KerasInterface):
         return [*self.averages, *rest, self.freq_mean, self.freq_std, *prior]
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that an image depends on in the model: its arguments, and `sampling_variables`.
+        """SHA-256 of all that an image depends on in the model: its arguments but the names of its labels, and
+        `sampling_variables`.
 
         Example:
             >>> import tf_blurdiff as bd
@@ -577,6 +583,7 @@ class DiffusionModel(KerasInterface):
             "network": serialize(self.network),
             "process": serialize(self.process),
             **{name: getattr(self, name) for name in own},
+            "class_names": self.class_names and list(self.class_names),
         }
 
     @classmethod

@@ -76,8 +76,9 @@ def read_warmup(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, np.nda
 def _answer(function, feeds):
     # The concrete function: TensorFlow takes signatures of the same lines for one that is traced again and again.
     answer = function.get_concrete_function()(*(tf.constant(rows) for rows in feeds.values()))
-    if "image" in answer:
-        return answer["image"].numpy()
+    for name in ("image", "label"):
+        if name in answer:
+            return answer[name].numpy()
     return np.stack([tf.io.decode_png(file).numpy() for file in answer["image_bytes"]])
 
 
@@ -97,6 +98,7 @@ def _manifest(model, settings, signatures, images):
         "versions": _VERSIONS,
         "model_sha256": model.fingerprint(),
         "sampling": settings._asdict(),
+        "class_names": model.class_names,
         "signatures": signature,
         # Another processor may round a pixel differently: the known images are compared to within a grey level.
         "known": {"seed": 0, "image_sha256": hashlib.sha256(images[0].tobytes()).hexdigest()},

@@ -12,7 +12,7 @@ from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.files import writing
 from tf_blurdiff.model import DiffusionModel, check_restores
 from tf_blurdiff.serving import assets as export_assets
-from tf_blurdiff.serving.signatures import make_signatures, restoration_tasks, sampling_task
+from tf_blurdiff.serving.signatures import LABELS, labels_signature, make_signatures, restoration_tasks, sampling_task
 
 
 def _make_served(model, settings, quality_steps, restoration):
@@ -30,6 +30,8 @@ def _make_served(model, settings, quality_steps, restoration):
         images = to_uint8(served.sample(*known)).numpy()
         for name, task in restoration_tasks(model, settings, images).items():
             signatures |= make_signatures(name, task)[1]
+    if model.class_names is not None:
+        signatures[LABELS] = labels_signature(model.class_names)
     return served, signatures
 
 
@@ -52,7 +54,8 @@ def export_savedmodel(
     Signatures: `serving_default`, seed int64 `[B]` to image uint8 `[B, H, W, C]`; `png`, the same inputs to
     image_bytes, `[B]` PNG files. A model with labels also takes label int64 `[B]`, and one trained with label dropout
     guidance_scale float32 `[B]`; its label num_classes is "none". Each signature has a twin of PNG files, `png_` before
-    its name. All check their inputs, and `assets.extra/manifest.json` says what they mean.
+    its name. If the labels have names there is `labels` too, class_name string `[B]` to label. All check their inputs,
+    and `assets.extra/manifest.json` says what they mean.
 
     Args:
         model: a `DiffusionModel`.

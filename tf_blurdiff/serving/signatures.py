@@ -4,7 +4,7 @@ A wrong value is an InvalidArgument whose text names the input and what is allow
 it is the same in every server.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,15 @@ from tf_blurdiff.model import Conditions, DiffusionModel, restoration_settings
 
 # The known images of an export have these seeds.
 KNOWN_SEEDS = (0, 1, 2, 3)
+# Not of images: labels from names of classes.
+LABELS = "labels"
 _ENLARGED = 2
+_PNG = b"\x89PNG\r\n\x1a\n"
+# A file whose EXIF or XMP data say that it is to be turned: tag 0x0112, one short of 2 to 8, in either order of bytes.
+_TURNED = (
+    r"\C*((Exif\x00\x00|eXIf)(MM\C{0,500}\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
+    r"|II\C{0,500}\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00)|tiff:Orientation(=\"|>)[2-8])\C*"
+)
 _AT_LEAST_0 = "0 or more, and finite", lambda values: tf.math.is_finite(values) & (values >= 0.0)
 
 
@@ -47,7 +55,7 @@ class Task(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """A traced function of the inputs in their order, giving `{"image": ...}` or `{"image_bytes": ...}`."""
+    """A traced function of the inputs in their order, giving `{"image": ...}`, `{"image_bytes": ...}` or labels."""
 
     function: Any  # a tf.function
     meaning: str
@@ -131,6 +139,24 @@ def make_signatures(name: str, task: Task) -> tuple[Any, dict[str, Signature]]:
     }
 
 
+def labels_signature(class_names: Sequence[str]) -> Signature:
+    """From names of classes, or the numbers of labels as texts, to the labels: what a client that knows names asks."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    words = {**{str(number): number for number in numbers.values()}, **numbers}  # A name goes before a number.
+    allowed = f"one of {', '.join(class_names)}, or a number from 0 to {len(class_names) - 1}"
+    known = np.array([name.encode() for name in words], object)
+    example = np.resize(np.array([name.encode() for name in class_names], object), len(KNOWN_SEEDS))
+    inputs = {"class_name": Input("string", (), "the name of a class", example, allowed)}
+
+    def labels(class_name):
+        is_it = class_name[:, None] == tf.constant(known)[None]
+        is_known = tf.reduce_any(is_it, axis=1)
+        with tf.control_dependencies([_require(is_known, f"class_name must be {allowed}", [class_name])]):
+            return {"label": tf.gather(tf.constant(list(words.values()), tf.int64), tf.argmax(is_it, axis=1))}
+
+    return Signature(_traced(labels, inputs), "labels of class names", inputs)
+
+
 def _condition_inputs(model):
     count = len(KNOWN_SEEDS)
     inputs = {"seed": Input("int64", (), "another one is another image", np.array(KNOWN_SEEDS, np.int64))}
@@ -205,12 +231,23 @@ def _decoded(name, values, entry):
 
     def decode(file):
         picture = tf.io.decode_png(file, channels=entry.shape[-1])
-        size = tf.shape(picture)
+        size, is_upright = tf.shape(picture), ~tf.strings.regex_full_match(file, _TURNED)
         text = f"{name} must hold pictures of (height, width, channels) {entry.shape}"
-        with tf.control_dependencies([_require(size == entry.shape, text, [size])]):
-            return tf.reshape(tf.identity(picture), entry.shape)
+        upright = f"{name} must hold upright pictures: turn them as their EXIF orientation says, and leave that out"
+        checks = [_require(size == entry.shape, text, [size]), _require(is_upright, upright, ["an orientation"])]
+        with tf.control_dependencies(checks):
+            return tf.reshape(_over_white(picture, file), entry.shape)
 
     return tf.map_fn(decode, values, fn_output_signature=tf.TensorSpec(entry.shape, tf.uint8))
+
+
+def _over_white(picture, file):
+    """A decoded file's pixels; where a PNG is transparent, what is hidden there is no part of it."""
+    is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    opaque = tf.fill(tf.concat([tf.shape(picture)[:2], [1]], axis=0), tf.constant(255, tf.uint8))
+    alpha = tf.cond(is_png, lambda: tf.io.decode_png(file, channels=4)[..., 3:], lambda: opaque)
+    shown, opacity = tf.cast(picture, tf.int32), tf.cast(alpha, tf.int32)
+    return tf.cast((shown * opacity + 255 * (255 - opacity) + 127) // 255, tf.uint8)
 
 
 def _column(*values):

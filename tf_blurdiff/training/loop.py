@@ -74,12 +74,14 @@ def train(
 
 def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: bool = True) -> DiffusionModel:
     """Like `train`, on devices that are ready, in a run directory that the chief holds."""
-    config = resolved(config, run_dir)
+    given, config = config, resolved(config, run_dir)
+    if verbose and devices.is_chief and given != config:
+        print(f"chosen: {configs.changes_in_words(given, config)}", flush=True)
     images = configs.build_images(config)
     _check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     with devices.strategy.scope():
-        model = configs.build_model(config)
+        model = configs.build_model(config, None if config.network.num_classes is None else images.class_names)
         model.compile(Adam(learning_rate(config.train)), jit_compile=config.train.compile)
         model.optimizer.build(model.network.trainable_variables)
     with _errors_in_words(devices, config.train.batch_size), images.plain_errors():
@@ -163,12 +165,14 @@ class Run:
         """Trains to the last step and returns the model."""
         with Interruption() as interruption:
             step = self._restore()
+            self._say_what_there_is()
             if step >= self.settings.steps:
                 self.report.say(f"{self.run_dir} holds all {step} steps; nothing to train")
                 if self.devices.is_chief:
                     self.snapshots.replace_lost_model()
             else:
                 self._warn_of_emulation()
+                self._say_if_warmup_is_long()
                 if step == 0:
                     self._adapt()
                 with self.report.opened(step, self.config):
@@ -190,6 +194,21 @@ class Run:
             self.report.say(f"resuming {self.run_dir} at step {step}")
         self.report.drop_after(step)
         return step
+
+    def _say_what_there_is(self):
+        if self.images.summary is not None:
+            self.report.say(self.images.summary)
+        if self.images.held_out is not None:
+            kept, learned = self.images.held_out.num_images, self.images.num_images
+            self.report.say(f"{kept:,} images are held out, {learned:,} are learned from")
+
+    def _say_if_warmup_is_long(self):
+        steps, warmup_steps = self.settings.steps, self.settings.warmup_steps
+        if warmup_steps > steps:
+            self.report.say(
+                f"train.warmup_steps: got {warmup_steps}, expected at most {steps}, which is train.steps: the learning "
+                f"rate does not reach train.learning_rate; {steps // 10} would do"
+            )
 
     def _warn_of_emulation(self):
         precision = self.settings.precision
@@ -243,6 +262,7 @@ class Run:
             self.settings.seed,
             start_step=step,
             flip=self.config.data.flip,
+            crop=self.config.data.crop,
             labels=self.model.num_classes is not None,
             replicas=self.devices.own_replicas,
             num_replicas=self.devices.num_replicas,

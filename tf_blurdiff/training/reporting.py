@@ -117,10 +117,12 @@ class ChiefReport(Report):
             shown["skipped"] = scalars["skipped_steps"]
         self._progress.set_postfix(shown)
 
-    def log_ema_loss(self, step: int, loss: float) -> None:
-        """Writes the loss of the averaged weights; raises OSError where it cannot."""
-        self.metrics_log.append({"step": step, "averaged_loss": loss if math.isfinite(loss) else None})
-        tf.summary.scalar("averaged_loss", loss, step=step)
+    def log_losses(self, step: int, losses: dict[str, float]) -> None:
+        """Writes losses of the averaged weights, by name; raises OSError where it cannot."""
+        row = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
+        self.metrics_log.append({"step": step, **row})
+        for name, loss in losses.items():
+            tf.summary.scalar(name, loss, step=step)
 
     def show_samples(self, step: int, images: Any) -> None:
         """Writes a sheet of samples, `[B, H, W, C]` in [-1, 1]."""

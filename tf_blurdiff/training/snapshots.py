@@ -18,7 +18,8 @@ _JUDGED_IMAGES, _JUDGED_BATCH = 512, 32
 class Snapshots:
     """The checkpoints and model files of one run: every worker reads them, the chief alone writes them.
 
-    Which is the best is the averaged weights' loss on some of the images, with the same draws each time.
+    Which is the best is the averaged weights' loss on some of the images that are held out, or on some that are learned
+    where none are, with the same draws each time.
 
     Args:
         run_dir: the folder.
@@ -54,12 +55,16 @@ class Snapshots:
 
     def save(self, step: int, report: ChiefReport) -> None:
         """Writes all of them; raises UserError where it cannot."""
-        loss, (best_loss, best_step) = self._ema_loss(), report.metrics_log.best("averaged_loss")
-        is_best = loss < best_loss
+        losses = {"averaged_loss": self._ema_loss()}
+        if self._images.held_out is not None:
+            losses["held_out_loss"] = self._loss_of(self._images.held_out)
+        judged_by = list(losses)[-1]
+        best_loss, best_step = report.metrics_log.best(judged_by)
+        is_best = losses[judged_by] < best_loss
         with writing(self._run_dir, "checkpoint"):
             # The model first: who finds a checkpoint finds a model that is at least as new.
             self._save_model(["model.keras", *(["best.keras"] if is_best else [])])
-            report.log_ema_loss(step, loss)
+            report.log_losses(step, losses)
             self._checkpoints.save(step, keep_too=step if is_best else best_step)
 
     def replace_lost_model(self) -> None:
@@ -79,9 +84,12 @@ class Snapshots:
             model.optimizer, model.compiled = optimizer, True
 
     def _ema_loss(self):
+        return self._loss_of(self._images)
+
+    def _loss_of(self, images):
         labels = self._model.num_classes is not None
         total, count = 0.0, 0
-        for batch in evenly_spaced_batches(self._images, _JUDGED_IMAGES, _JUDGED_BATCH, labels):
+        for batch in evenly_spaced_batches(images, _JUDGED_IMAGES, _JUDGED_BATCH, labels):
             losses = self._ema_losses(*batch)
             total, count = total + float(tf.reduce_sum(losses)), count + len(losses)
         return total / count
