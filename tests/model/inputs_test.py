@@ -187,7 +187,9 @@ def as_dataset_of(data, batch_size):
     return tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
 
 
-@pytest.mark.parametrize("count, batch_size", [(17, 8), (9, 3), (14, 9), (1, 8)])
+@pytest.mark.parametrize(
+    "count, batch_size", [(17, 8), (14, 9), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(9, 3), (1, 8)])]
+)
 def test_last_batches_of_any_size_are_what_one_device_gives(count, batch_size, two_replicas):
     one, two = (trained(strategy, count, batch_size) for strategy in (tf.distribute.get_strategy(), two_replicas))
     for ours, theirs in zip(one[0].weights, two[0].weights, strict=True):
