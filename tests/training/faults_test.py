@@ -153,7 +153,7 @@ def test_batches_that_are_all_not_a_number_stop_training(tmp_path, monkeypatch):
 
 def test_a_label_that_there_is_not_ends_a_run_in_one_line(tmp_path, monkeypatch):
     """Also one that the statistics, which are of some of the images, did not meet."""
-    config = load_config("digits_labels", [*commands.TINY, "train.steps=5"])
+    config = load_config("digits_labels", [*commands.TINY, "train.steps=5", "model.prediction=eps"])
     images = build_images(config)
     read = images.read_labels
     monkeypatch.setattr(images, "read_labels", lambda indices: read(indices) + 1)
