@@ -5,9 +5,9 @@
     python benchmarks/quality/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
 
 Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
-`evaluate` draws and scores the samples of every run, `calls` those of other samplers and numbers of calls for one
-run or two of the families that end in noise, `tables` prints what is there. Each is made of calls of the package's own
-command lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve
+`evaluate` draws and scores the samples of every run of full length, `calls` those of other samplers, numbers of calls
+and predictions, the last of runs half as long, `tables` prints what is there. Each is made of calls of the package's
+own command lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve
 minutes of one core with AVX512_BF16; for all of it plan several hours of two.
 """
 
@@ -31,6 +31,15 @@ BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
 # docs/results.md has these runs of 3,000 steps with the sampler that was the default then.
 ONCE = ("sample.sampler=multistep3",)
 TWICE = ("train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
+HALF = ("train.steps=1500", "train.decay_steps=1500")
+PREDICTIONS = {
+    "eps": (),
+    "v": ("model.prediction=v",),
+    **{
+        f"preconditioned_{exponent:g}": ("model.prediction=preconditioned", f"model.loss_exponent={exponent:g}")
+        for exponent in (0, 0.25, 0.5, 1)
+    },
+}
 RUNS = {
     "gaussian": (GAUSSIAN, ONCE),
     "blurring": (BLUR, ONCE),
@@ -45,6 +54,11 @@ RUNS = {
     "blurring_sin": (BLUR, (*ONCE, "process.blur_schedule=sin")),
     "gaussian_long": (GAUSSIAN, TWICE),
     "blurring_long": (BLUR, TWICE),
+}
+PREDICTED = {
+    f"{family}_{name}": (config, (*HALF, *prediction))
+    for family, config in {"gaussian": GAUSSIAN, "blurring": BLUR}.items()
+    for name, prediction in PREDICTIONS.items()
 }
 # The rows of the tables, each of one run or of several that differ in the seed.
 FAMILIES = {
@@ -66,18 +80,19 @@ LENGTHS = {
     "gaussian, 6,000 steps": ("gaussian_long",),
     "blurring, 6,000 steps": ("blurring_long",),
 }
-# Whose samplers are compared, then samplers, calls of the network and number of images of each evaluation of `calls`.
-SAMPLED = ("blurring", "gaussian", "blurring_long")
+# The evaluations of `calls`: runs, samplers, calls of the network and number of images.
+_SAMPLED = ("blurring", "gaussian", "blurring_long")
 MANY_CALLS = {
-    "solvers": (("ancestral2", "ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
-    "ancestral": (("ancestral",), (50, 250, 1000), 1000),
+    "solvers": (_SAMPLED, ("ancestral2", "ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
+    "ancestral": (_SAMPLED, ("ancestral",), (50, 250, 1000), 1000),
+    "predictions": (tuple(PREDICTED), ("ancestral2", "multistep3"), (20,), 1000),
 }
 PARTS = ("train", "evaluate", "calls", "tables")
 _SHOWN, _ZOOM = 36, 3
 
 _RUNS = flags.DEFINE_string("runs", "runs/miniature", "The folder of the run directories.")
 _PART = flags.DEFINE_multi_enum("part", None, PARTS, "What to do; repeatable (default: everything).")
-_ONLY = flags.DEFINE_multi_enum("only", None, list(RUNS), "These runs alone; repeatable (default: all).")
+_ONLY = flags.DEFINE_multi_enum("only", None, [*RUNS, *PREDICTED], "These runs alone; repeatable (default: all).")
 _DATA_ROOT = flags.DEFINE_string("data_root", None, "Where TFDS keeps its data (default: its own place).")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 3000, "Samples of each run.", lower_bound=256)
 _NUM_REFERENCE = flags.DEFINE_integer("num_reference", 6000, "Real images, evenly spaced.", lower_bound=512)
@@ -95,8 +110,9 @@ def main():
 def _train():
     if not _classifier().exists():
         _run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
-    for name in _chosen(RUNS):
-        config, overrides = RUNS[name]
+    runs = RUNS | PREDICTED
+    for name in _chosen(runs):
+        config, overrides = runs[name]
         _run("train", "--config", config, "--run_dir", _folder(name), *_data(*overrides))
 
 
@@ -106,8 +122,8 @@ def _evaluate():
 
 
 def _calls():
-    for name in _chosen(SAMPLED):
-        for kind, (samplers, calls, num_images) in MANY_CALLS.items():
+    for kind, (names, samplers, calls, num_images) in MANY_CALLS.items():
+        for name in _chosen(names):
             ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", number) for number in calls]
             flat = [each for way in ways for each in way]
             metrics = ("--metrics", "frechet,kernel", "--num_images", num_images)
@@ -134,7 +150,7 @@ def _data(*overrides):
 
 
 def _chosen(names):
-    return [name for name in names if name in (_ONLY.value or RUNS)]
+    return [name for name in names if name in (_ONLY.value or names)]
 
 
 def _folder(name):
@@ -147,17 +163,24 @@ def _classifier():
 
 def _tables():
     reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
-    if not reports:
+    of_calls = [(name, _report(name, kind)) for kind, (names, *_) in MANY_CALLS.items() for name in _chosen(names)]
+    of_calls = [(name, report) for name, report in of_calls if report]
+    if not reports and not of_calls:
         raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
+    if of_calls:
+        print("\nPredictions, samplers and calls of the network:\n")
+        print_rows(calls_table(of_calls))
+    if reports:
+        _tables_of_runs(reports)
+
+
+def _tables_of_runs(reports):
     print("\nThe four families:\n")
     print_rows(runs_table(FAMILIES, reports))
     print("\nThe strength of the blur, in pixels:\n")
     print_rows(runs_table(STRENGTHS, reports))
     print("\nThe length of the training:\n")
     print_rows(runs_table(LENGTHS, reports))
-    print("\nSamplers and calls of the network:\n")
-    of_calls = [(name, _report(name, kind)) for name in _chosen(SAMPLED) for kind in MANY_CALLS]
-    print_rows(calls_table([(name, report) for name, report in of_calls if report]))
     _draw(reports)
 
 

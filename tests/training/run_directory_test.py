@@ -48,24 +48,27 @@ def test_a_run_keeps_the_precision_that_auto_chose(tmp_path, monkeypatch):
 
 
 def test_a_run_keeps_the_prediction_that_its_process_chose(tmp_path):
-    train_here(tmp_path, tiny(steps=5))
+    left_open = tiny(steps=5).model_copy(update={"model": Model()})
+    train_here(tmp_path, left_open)
     model = load_config(tmp_path / "config.yaml").model
     assert (model.prediction, model.loss_exponent) == ("preconditioned", 0.5)
-    check_config(tiny(), tmp_path)
+    check_config(left_open, tmp_path)
 
 
 def test_a_run_that_left_its_prediction_open_predicts_eps(tmp_path):
     """As runs did that are older than the prediction "preconditioned"."""
-    older = tiny(steps=5).model_copy(update={"model": Model(prediction="eps")})
-    train_here(tmp_path, older)
-    save_config(tiny(steps=5), tmp_path / "config.yaml")
-    check_config(tiny(), tmp_path)
-    assert resolved(tiny(), tmp_path).model == Model(prediction="eps")
-    assert resolved(tiny(), tmp_path / "new").model.prediction == "preconditioned"
-    other = tiny().model_copy(update={"model": Model(prediction="preconditioned")})
+    eps, left_open, other = (
+        tiny(steps=5).model_copy(update={"model": Model(prediction=name)}) for name in ("eps", None, "preconditioned")
+    )
+    train_here(tmp_path, eps)
+    save_config(left_open, tmp_path / "config.yaml")
+    check_config(left_open, tmp_path)
+    assert resolved(left_open, tmp_path).model == Model(prediction="eps")
+    assert resolved(left_open, tmp_path / "new").model.prediction == "preconditioned"
     with pytest.raises(UserError, match=r"model.prediction \(eps there, preconditioned here\)"):
         check_config(other, tmp_path)
-    assert train_here(tmp_path, tiny(steps=10)).prediction == "eps"
+    further = tiny(steps=10).model_copy(update={"model": Model()})
+    assert train_here(tmp_path, further).prediction == "eps"
 
 
 def test_the_command_line_can_ask_for_a_changed_config(trained_run, tmp_path):

@@ -136,7 +136,7 @@ def resolved(config: Config, begun_with: Config | None = None) -> Config:
         DataError, ConfigError: as `with_pictures`.
 
     Example:
-        >>> model = resolved(load_config("digits")).model
+        >>> model = resolved(load_config("fashion_mnist")).model
         >>> model.prediction, model.loss_exponent
         ('preconditioned', 0.5)
     """
