@@ -25,9 +25,7 @@ def main(part):
     """Two tables."""
     keys = [("plain", 2)] if part.small else [(how, batch) for batch in _BATCHES for how in _HOWS]
     prefix = "small " if part.small else ""
-    entrants = {
-        (how, batch): Entrant("tf_blurdiff", f"lsun, {how}", f"{prefix}{batch}", "auto") for how, batch in keys
-    }
+    entrants = {(how, batch): Entrant("tf_blurdiff", f"lsun, {how}", f"{prefix}{batch}", "auto") for how, batch in keys}
     with Contest(part, entrants.values(), _TO_MEASURE * part.left()) as contest:
         _measure(part, contest, entrants)
     _find_largest(part, {key: contest.peaks.get(entrant) for key, entrant in entrants.items()})

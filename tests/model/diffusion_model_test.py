@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_blurdiff as bd
 from tests.support.models import PROCESSES, images, make, randomized, small_network
@@ -171,7 +172,7 @@ def test_bits_per_dimension_are_those_of_the_averaged_weights(rng):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda m, tmp_path: m.fit(images(8), batch_size=8, verbose=0),
+        lambda m, tmp_path: m.fit(batch for batch in [images(8)]),
         lambda m, tmp_path: m.evaluate(images(8), batch_size=8, verbose=0),
         lambda m, tmp_path: m.train_step(images(8)),
         lambda m, tmp_path: m.check_prior(),
@@ -190,6 +191,30 @@ def test_preconditioned_wants_the_statistics_first(call, tmp_path):
         call(model, tmp_path)
     model.adapt([images()])
     assert model.sample([0], num_steps=2).shape == (1, 8, 8, 1)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_fit_gathers_the_statistics_that_are_missing(num_classes):
+    pictures, labels = images(16), None if num_classes is None else np.arange(16) % 3
+    models = [make(small_network(num_classes), prediction="preconditioned", seed=1) for _ in range(2)]
+    models[1].set_weights(models[0].get_weights())
+    models[1].adapt(pictures, labels)
+    for model in models:
+        model.compile("sgd")
+        model.fit(pictures, labels, batch_size=8, shuffle=False, verbose=0)
+    for one, other in zip(*(model.get_weights() for model in models)):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_fit_gathers_statistics_of_pictures_that_are_numbers():
+    broken = images(16)
+    broken[3, 2] = np.nan
+    model, whole = make(prediction="preconditioned"), make(prediction="preconditioned")
+    model.compile("sgd")
+    model.fit(tf.data.Dataset.from_tensor_slices(broken).batch(4), verbose=0)
+    whole.adapt(np.delete(broken, 3, axis=0))
+    np.testing.assert_allclose(model.freq_std, whole.freq_std, rtol=1e-5)
+    assert int(model.step_guard.skipped_steps.value) == 1
 
 
 def test_preconditioned_statistics_stay(tmp_path):

@@ -200,6 +200,20 @@ def batches_of(data: Any, labels: Any = None) -> Iterator[Any]:
     yield from data
 
 
+def finite_pictures(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches without pictures that have a pixel which is not a number; a step of such is skipped."""
+    for batch in batches:
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        images = np.asarray(images)
+        kept = np.full(len(images), True)
+        if images.dtype.kind == "f":
+            kept = ~np.isnan(images).any(axis=tuple(range(1, images.ndim)))
+        if kept.all():
+            yield batch
+        else:
+            yield images[kept] if labels is None else (images[kept], np.asarray(labels)[kept])
+
+
 def _rank(data):
     return len(data.shape) if hasattr(data, "shape") else None
 

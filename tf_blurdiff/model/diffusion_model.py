@@ -3,7 +3,7 @@
 import functools
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self, Unpack
 
 import keras
@@ -44,6 +44,7 @@ from tf_blurdiff.model.arguments import (
     checked_images,
     checked_labels,
     checked_num_classes,
+    finite_pictures,
 )
 from tf_blurdiff.model.averages import Averages, learnable
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
@@ -67,9 +68,9 @@ class DiffusionModel(KerasInterface):
         process: a `Process`.
         prediction: what the network predicts: "preconditioned", of a process with noise, the error of the best linear
             estimate of the image, in units of its standard deviation for each frequency, which wants `adapt` before
-            training, and once; "eps" or "v", of such a process; "x0", of any; "less_blurred", the residual to the next
-            level, of heat_dissipation or cold. None is the one that goes with the process: "preconditioned",
-            "less_blurred" for heat_dissipation, "x0" for cold.
+            training, and once (`fit` calls it); "eps" or "v", of such a process; "x0", of any; "less_blurred", the
+            residual to the next level, of heat_dissipation or cold. None is the one that goes with the process:
+            "preconditioned", "less_blurred" for heat_dissipation, "x0" for cold.
         image_shape: (H, W, C); None takes the network's own.
         loss_type: "squared_error" or "absolute_error", of the prediction; None is "squared_error", and
             "absolute_error" for a process without noise (cold).
@@ -282,6 +283,19 @@ class DiffusionModel(KerasInterface):
             self.prior.fit(statistics)
         self.freq_mean.assign(statistics.mean)
         self.freq_std.assign(statistics.std)
+
+    def fit(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """As `keras.Model.fit`; calls `adapt` first if the prediction needs it and it was not called.
+
+        Raises:
+            UserError: for images and labels that are not allowed, and if `adapt` is needed for data that can be read
+                only once, such as a generator.
+        """
+        if get_prediction(self.prediction).needs_statistics and not self._knows_statistics():
+            if isinstance(x, Iterator):
+                self.check_statistics()
+            self.adapt(finite_pictures(batches_of(x, y)))
+        return super().fit(x, y, *args, **kwargs)
 
     def _knows_statistics(self):
         with tf.init_scope():  # Asked while a training step is traced, too.
