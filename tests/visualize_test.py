@@ -30,7 +30,10 @@ MISTAKES = {
     "unknown key": (["schedules", "--config", "digits", "--set", "process.blur=3"], "process.blur"),
     "nothing to override": (["schedules", "--set", "process.min_gain=0.1"], "--set overrides values of a config"),
     "no picture": (["forward", "--image", "nowhere.png"], "cannot read the image 'nowhere.png'"),
-    "not a picture": (["forward", "--image", "text.txt"], "cannot read the image 'text.txt' (not an image)"),
+    "not a picture": (
+        ["forward", "--image", "text.txt"],
+        "cannot read the image 'text.txt' (not an image; expected a whole .bmp, ",
+    ),
     "too large": (["forward", "--image_size", "5000"], "--image_size=5000"),
     "one time": (["forward", "--num_images", "1"], "--num_images=1"),
     "no suffix": (

@@ -186,10 +186,9 @@ def check_export_of(folder, process, prediction, sampler):
     assert_same_images(image, to_uint8(expected))
 
 
-@pytest.mark.parametrize("process, prediction", [("cold", "x0"), ("blurring", "preconditioned")])
-def test_an_export_is_refused_that_would_need_the_data(tmp_path, process, prediction):
+def test_an_export_is_refused_that_would_need_the_data(tmp_path):
     with pytest.raises(UserError, match="call adapt with the training images"):
-        bd.export_savedmodel(models.make(process=process, prediction=prediction), tmp_path)
+        bd.export_savedmodel(models.make(process="cold"), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -311,8 +311,7 @@ class DiffusionModel(KerasInterface):
 
     @functools.cached_property
     def own_prediction(self) -> Prediction:
-        """What the network's output is, for this model's data; a UserError as of `check_statistics`."""
-        self.check_statistics()
+        """What the network's output is, for this model's data; data of which nothing is known may be anything."""
         return get_prediction(self.prediction).of_data(Spectrum(self.freq_mean, self.freq_std))
 
     def ema_call(self, inputs: list[Any]) -> Any:
@@ -578,7 +577,6 @@ class DiffusionModel(KerasInterface):
 
     def check_prior(self) -> None:
         """Raises a UserError if sampling from seeds needs the data's statistics and `adapt` was not called."""
-        self.check_statistics()
         if not self.process.ends_in_noise and not self._knows_statistics():
             raise UserError(
                 "this process starts from what blur leaves of the data, which the model does not know yet: call adapt "

@@ -81,7 +81,7 @@ class KerasInterface(keras.Model):
             jit_compile = "on" if jit_compile else "off"
         self._jit_compile_choice = jit_compile
         self.compiles = compilation.is_wanted(jit_compile)
-        training_state.check_optimizer(self.optimizer)
+        training_state.prepare_optimizer(self.optimizer)
         in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
         # In no file: what is only of use in training.
         self.step_guard = learning.StepGuard(scales_loss=in_float16)

@@ -150,6 +150,7 @@ def train_step(model: Any, data: Any) -> tuple[Any, Any]:
     Returns:
         The losses, `[B]`, and what they count in a mean: 1, or 0 in a step that was skipped.
     """
+    model.check_statistics()
     x0, label = checked_inputs(model, data)
     rows = ops.shape(x0)[0]
     with shares_of_any_size(x0):
@@ -213,6 +214,7 @@ def _losses_and_gradients(model, x0, t, eps_freq, label, dropout_seed, loss_scal
 
 def ema_losses(model: Any, data: Any) -> Any:
     """The losses `[B]` of the averaged weights, with draws that are the same in every call."""
+    model.check_statistics()
     x0, label = checked_inputs(model, data)
     rows = ops.shape(x0)[0]
     with shares_of_any_size(x0):

@@ -10,10 +10,15 @@ from tf_blurdiff.model.averages import learnable, places
 from tf_blurdiff.networks import batches_per_update, expect_summed_gradients
 
 
-def check_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
-    """Raises a UserError for an optimizer that scales the loss, which the model does itself."""
+def prepare_optimizer(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes an optimizer expect gradients that are summed over the replicas.
+
+    Raises:
+        UserError: for an optimizer that scales the loss, which the model does itself.
+    """
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         raise UserError("optimizer must be a plain one: the model scales its loss itself where float16 needs it")
+    expect_summed_gradients(optimizer)
 
 
 def build_optimizer(model: Any) -> None:
