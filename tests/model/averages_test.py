@@ -148,6 +148,7 @@ def test_weights_of_another_number_of_labels_are_loaded_as_far_as_they_fit(tmp_p
         other.load_weights(tmp_path / "three.keras")
 
 
+@pytest.mark.slow
 def test_weights_without_labels_start_a_network_with_labels(tmp_path):
     """An embedding more, in the middle of the others, moves no average to another weight."""
     model = randomized(make(unet()))

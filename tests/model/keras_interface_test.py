@@ -213,6 +213,7 @@ def test_a_shipped_model_draws_its_images_whatever_keras_is_set_to(shipped_image
 
 
 @pytest.mark.parametrize("process", ["blurring", "heat_dissipation"])
+@pytest.mark.slow
 def test_a_new_model_trains_whatever_keras_is_set_to(process, keras_settings):
     model = bd.DiffusionModel(unet(2), PROCESSES[process], ema_decay=0.9)
     assert model.network.variable_dtype == "float32"

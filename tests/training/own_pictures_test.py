@@ -115,6 +115,7 @@ def test_what_is_held_out_is_neither_trained_nor_adapted_on(folders, tmp_path, m
     assert len(seen) == 20 + 4 * 8 and {picture.tobytes() for picture in seen} <= allowed
 
 
+@pytest.mark.slow
 def test_a_run_with_crops_goes_on_exactly(folders, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     more = ["data.image_size=16", "data.augment=[flip,crop]"]
@@ -129,6 +130,7 @@ def test_a_run_with_crops_goes_on_exactly(folders, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.slow
 def test_a_run_keeps_size_and_classes_when_pictures_come(run, folders, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     root = tmp_path / "pictures"
