@@ -138,6 +138,43 @@ def test_compiled_steps_on_two_replicas_are_the_same(two_replicas):
     assert_steps_are_the_same(lambda: make(unet(dropout=0.3)), images(16), two_replicas)
 
 
+@pytest.mark.parametrize("strategy", [None, tf.distribute.MirroredStrategy])
+def test_a_compiled_step_that_is_not_finite_changes_counts_alone(strategy):
+    bad = np.full((8, 8, 8, 1), np.nan, "float32")
+    strategy = tf.distribute.get_strategy() if strategy is None else strategy(["cpu:0"])
+
+    def after(jit_compile, batches):
+        with strategy.scope():
+            keras.utils.set_random_seed(0)
+            model = make()
+            model.compile(bd.optimizers.Adam(0.01), jit_compile=jit_compile)
+        model.fit(np.concatenate(batches), batch_size=8, shuffle=False, verbose=0)
+        counts = [int(count.numpy()) for count in (model.step_guard.skipped_steps, model.weight_averages.age)]
+        weights = [weight.numpy() for weight in (*model.network.weights, *model.averages)]
+        return weights, [moment.numpy() for moment in model.optimizer.variables[2:]], counts
+
+    weights, moments, counts = after(True, [images(8), bad])
+    assert counts == [1, 2]
+    good_weights, good_moments, _ = after(True, [images(8)])
+    for ours, theirs in zip(weights + moments, good_weights + good_moments, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(weights, after(False, [images(8), bad])[0], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_gradients_of_several_batches_are_added_when_compiled_too():
+    def updated(jit_compile):
+        keras.utils.set_random_seed(0)
+        model = randomized(make())
+        model.compile(keras.optimizers.SGD(1.0, gradient_accumulation_steps=2), jit_compile=jit_compile)
+        model.fit(images(40), batch_size=8, shuffle=False, verbose=0)
+        return [np.asarray(weight) for weight in model.weights]
+
+    for ours, theirs in zip(updated(True), updated(False), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_float16_scales_its_loss_when_compiled_too():
     def guarded(jit_compile):

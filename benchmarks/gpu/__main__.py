@@ -6,6 +6,7 @@ Works through its parts in order of worth, each in a process of its own and with
 
     first      trains digits.yaml with the strategies auto and mirrored, samples, and compares images with a processor's
     training   steps of DDPM's network for CIFAR-10: compiled and not, blurring and gaussian, beside diffusers
+    compiling  how long XLA compiles digits.yaml's step and how fast it is then, under several of XLA's flags
     layers     normalisation, attention and the DCT, as they are and in the ways they could be
     sampling   20 steps: model.sample compiled and not, the exported SavedModel, diffusers' pipeline
     memory     lsun.yaml at full size: speed and peak memory of several batches, the largest that fits
@@ -34,7 +35,16 @@ from part_process import Stopped, not_started, run_in_group, run_part
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 # Each part's share of the time that is left, in order of worth. The last that is chosen gets all of it.
-PARTS = {"first": 0.5, "training": 0.6, "layers": 0.4, "sampling": 0.5, "memory": 0.6, "long": 0.7, "resume": 1.0}
+PARTS = {
+    "first": 0.5,
+    "training": 0.6,
+    "compiling": 0.4,
+    "layers": 0.4,
+    "sampling": 0.5,
+    "memory": 0.6,
+    "long": 0.7,
+    "resume": 1.0,
+}
 # What printing the tables may take, and the first import of TensorFlow on a machine.
 _TO_PRINT, _TO_IMPORT = 2.0, 180.0
 # With less left no part is begun.

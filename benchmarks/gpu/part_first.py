@@ -19,7 +19,7 @@ from part import Part
 _STRATEGIES = ("auto", "mirrored")
 _SMALL = (*programs.TINY, "train.decay_steps=null", "train.warmup_steps=0", "train.log_every=1", "train.steps=3")
 # Of what is left, what training may take.
-_TO_TRAIN = 0.6
+_TO_TRAIN = 0.75
 
 
 def main(part):

@@ -23,7 +23,8 @@ def make_model(size, precision, process=None, jit_compile="auto", **network_sett
         network = bd.UNet(
             size.shape, size.widths[0], size.multipliers, RES_BLOCKS, (size.attention,), dropout=0.0, **network_settings
         )
-        model = bd.DiffusionModel(network, process, image_shape=size.shape, clip_norm=1.0)
+        # What diffusers predicts; "preconditioned" would have to be given data first.
+        model = bd.DiffusionModel(network, process, "eps", image_shape=size.shape, clip_norm=1.0)
     finally:
         keras.config.set_dtype_policy("float32")
     model.compile(bd.optimizers.Adam(1e-4), jit_compile=jit_compile)

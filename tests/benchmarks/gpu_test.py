@@ -180,7 +180,7 @@ def test_layers_are_measured_and_right(tmp_path):
 @pytest.mark.slow
 def test_all_of_it_in_its_small_form(tmp_path):
     found = small(tmp_path, timeout=1500)
-    assert all(found.values()) and len(found) == 12
+    assert all(found.values()) and len(found) == 13
     assert [row["strategy"] for row in found["Training digits.yaml, the two side by side"]] == ["auto", "mirrored"]
     images = next(rows for title, rows in found.items() if title.startswith("Images of the same seeds"))
     assert [(row["on"], row["compiled"]) for row in images] == [
@@ -196,7 +196,9 @@ def test_all_of_it_in_its_small_form(tmp_path):
     assert (resumed["largest difference"], resumed["equal, bit for bit"]) == ("0.0e+00", "True")
     assert 0 < int(resumed["killed at step"]) < 40
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    parts = {f"{name}.json" for name in ("first", "training", "layers", "sampling", "memory", "long", "resume")}
+    parts = {
+        f"{name}.json" for name in ("first", "training", "compiling", "layers", "sampling", "memory", "long", "resume")
+    }
     assert names == parts | {"first_samples.png", "digits.keras.00"}
     for name in parts:
         assert json.loads((tmp_path / "out" / name).read_text())["problems"] == []

@@ -140,9 +140,15 @@ class Images:
         return np.arange(count, dtype=np.int64) * self.num_images // count
 
     def check_labels(self, wanted: bool) -> None:
-        """Raises DataError if labels are wanted and there are none."""
-        if wanted and self.labels is None:
+        """Raises DataError if labels are wanted and there are none, or one that is of no class."""
+        if not wanted:
+            return
+        if self.labels is None:
             raise DataError("labels: got True, expected False, since the data set has none")
+        if self.num_classes is not None and self.num_images:
+            least, largest = int(np.min(self.labels)), int(np.max(self.labels))
+            if least < 0 or largest >= self.num_classes:
+                raise DataError(f"labels: got {least} to {largest}, expected 0 to {self.num_classes - 1}")
 
     @contextlib.contextmanager
     def plain_errors(self) -> Iterator[None]:

@@ -2,8 +2,7 @@
 
 from tf_blurdiff.model.arguments import checked_seeds
 from tf_blurdiff.model.diffusion_model import DiffusionModel
-from tf_blurdiff.model.inputs import raise_in_words
-from tf_blurdiff.model.learning import ema_losses
+from tf_blurdiff.model.learning import ema_losses, train_step
 from tf_blurdiff.model.loading import find_model, load_model, load_pretrained
 from tf_blurdiff.model.restoration import check_restores, restoration_settings
 from tf_blurdiff.model.sampling import Conditions, images_at_once
@@ -18,6 +17,6 @@ __all__ = [
     "images_at_once",
     "load_model",
     "load_pretrained",
-    "raise_in_words",
     "restoration_settings",
+    "train_step",
 ]

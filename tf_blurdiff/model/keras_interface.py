@@ -129,12 +129,12 @@ class KerasInterface(keras.Model):
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One step on this replica's share of the global batch; returns the metrics."""
-        self.loss_tracker.update_state(*learning.train_step(self, data))
+        self.loss_tracker.update_state(*learning.train_step(self, *model_inputs.checked_inputs(self, data)))
         return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The loss of the averaged weights, with the same draws for every batch."""
-        self.loss_tracker.update_state(learning.ema_losses(self, data))
+        self.loss_tracker.update_state(learning.ema_losses(self, *model_inputs.checked_inputs(self, data)))
         return self.get_metrics_result()
 
     def load_own_variables(self, store: Any) -> None:

@@ -16,7 +16,6 @@ from tf_blurdiff.compilation import compiled
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, shares_of_any_size, uniform_rows
-from tf_blurdiff.model.inputs import checked_inputs
 from tf_blurdiff.networks import batches_per_update, batches_seen
 
 # What a training step draws, each from a sequence of its own.
@@ -142,39 +141,47 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     return ops.mean(get_loss(model.loss_type)(error), axis=(1, 2, 3))
 
 
-def train_step(model: Any, data: Any) -> tuple[Any, Any]:
+def train_step(model: Any, x0: Any, label: Any = None) -> tuple[Any, Any]:
     """One step on this replica's share of the global batch.
 
     A step whose loss or gradient is not finite changes no weight; it is counted in `model.step_guard`.
+
+    Args:
+        model: a compiled `DiffusionModel`.
+        x0: images in [-1, 1], float32 `[B, H, W, C]`, whose values are not looked at; see `inputs.checked_inputs`.
+        label: int64 `[B]` in [0, num_classes), for a model with labels.
 
     Returns:
         The losses, `[B]`, and what they count in a mean: 1, or 0 in a step that was skipped.
     """
     model.check_statistics()
-    x0, label = checked_inputs(model, data)
     rows = ops.shape(x0)[0]
+    through_xla = compiled if model.compiles else lambda function: function
     with shares_of_any_size(x0):
         x0, label, is_row = _with_a_row(x0, label)
         seed = fold([0, model.seed], _number_of_batch(model))
         t, eps_freq = _drawn_time_and_noise(model, seed, x0)
         label = _with_dropped(model, label, fold(seed, _LABEL))
         loss_scale = tf.convert_to_tensor(model.step_guard.loss_scale.value)
-        differentiate: Callable = functools.partial(_losses_and_gradients, model)
-        if model.compiles:
-            differentiate = compiled(differentiate)
+        differentiate = through_xla(functools.partial(_losses_and_gradients, model))
         losses, share, gradients = differentiate(x0, t, eps_freq, label, fold(seed, _DROPOUT), loss_scale, is_row)
     losses, t = losses[:rows], t[:rows]
     loss, *gradients = _summed_over_replicas([share, *gradients])
-    norm = tf.linalg.global_norm(gradients) / loss_scale
-    factor = 1.0 / loss_scale
-    if model.clip_norm is not None:
-        factor *= model.clip_norm / ops.maximum(norm, model.clip_norm)
-    gradients = [gradient * factor for gradient in gradients]
+    gradients, norm = through_xla(functools.partial(_clipped, model.clip_norm))(gradients, loss_scale)
     is_finite = ops.isfinite(loss) & ops.isfinite(norm)
     update = lambda strategy, *both: _update_if_finite(model, strategy, *both)
     tf.distribute.get_replica_context().merge_call(update, args=(gradients, is_finite))
-    model.step_record.update(losses, t, norm)
+    through_xla(model.step_record.update)(losses, t, norm)
     return ops.where(is_finite, losses, 0.0), ops.where(is_finite, ops.ones_like(losses), 0.0)
+
+
+def _clipped(clip_norm, gradients, loss_scale):
+    """Gradients without loss_scale, whose norm together is at most clip_norm unless that is None; and their norm."""
+    norm = tf.linalg.global_norm(gradients) / loss_scale
+    factor = 1.0 / loss_scale
+    if clip_norm is not None:
+        factor *= clip_norm / ops.maximum(norm, clip_norm)
+    return [gradient * factor for gradient in gradients], norm
 
 
 def _number_of_batch(model):
@@ -212,10 +219,9 @@ def _losses_and_gradients(model, x0, t, eps_freq, label, dropout_seed, loss_scal
     return losses, share, _dense(tape.gradient(scaled_share, weights), weights)
 
 
-def ema_losses(model: Any, data: Any) -> Any:
-    """The losses `[B]` of the averaged weights, with draws that are the same in every call."""
+def ema_losses(model: Any, x0: Any, label: Any = None) -> Any:
+    """The losses `[B]` of the averaged weights, with draws that are the same in every call; of what a step takes."""
     model.check_statistics()
-    x0, label = checked_inputs(model, data)
     rows = ops.shape(x0)[0]
     with shares_of_any_size(x0):
         x0, label, _ = _with_a_row(x0, label)
@@ -259,7 +265,7 @@ def _update_if_finite(model, strategy, gradients, is_finite):
     num_batches = batches_per_update(optimizer)
 
     # For all replicas at once: a condition that a single replica looks at must not hold an update.
-    def update():
+    def update(gradients):
         strategy.extended.call_for_each_replica(lambda *own: optimizer.apply(own, weights), args=gradients)
         if num_batches == 1:
             _update_averages(model, strategy)
@@ -277,7 +283,30 @@ def _update_if_finite(model, strategy, gradients, is_finite):
         model.step_guard.skipped()
 
     # Of sums over the replicas, so any replica's value is that of all.
-    tf.cond(strategy.experimental_local_results(is_finite)[0], update, skip)
+    is_finite = strategy.experimental_local_results(is_finite)[0]
+    if model.compiles and strategy.num_replicas_in_sync == 1:
+        # XLA does what is on one device, and a GPU's host has one thing to start in place of several per weight.
+        averages = [] if model.weight_averages is None else model.weight_averages.variables
+        changed = [*weights, *averages, *optimizer.variables, *model.step_guard.variables]
+        keep = lambda is_finite, *own: _keep_one(is_finite, lambda: update(own), skip, changed)
+        compiled(keep)(is_finite, *gradients)
+    else:
+        tf.cond(is_finite, lambda: update(gradients), skip)
+
+
+def _keep_one(is_first, first, second, variables):
+    """Does first or second, without a condition, for which the host would wait: both, and keeps what one has changed.
+
+    Within XLA, where variables are values until the end, this costs no second copy of them.
+    """
+    before = [tf.convert_to_tensor(variable.value) for variable in variables]
+    first()
+    after_first = [tf.convert_to_tensor(variable.value) for variable in variables]
+    for variable, value in zip(variables, before):
+        variable.assign(value)
+    second()
+    for variable, value in zip(variables, after_first):
+        variable.assign(tf.where(is_first, value, variable.value))
 
 
 def _update_averages(model, strategy):

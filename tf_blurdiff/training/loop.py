@@ -19,7 +19,7 @@ from tf_blurdiff.config import loading as configs
 from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.model import DiffusionModel, raise_in_words
+from tf_blurdiff.model import DiffusionModel, train_step
 from tf_blurdiff.networks import Adam, processor_lacks
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.reporting import ChiefReport, Report, StepTimer
@@ -102,7 +102,6 @@ def _errors_in_words(devices, batch_size):
     try:
         yield
     except tf.errors.OpError as error:
-        raise_in_words(error)
         if devices.num_workers > 1 and isinstance(error, _LOST_WORKER):
             reason = str(error).strip().splitlines()[0]
             raise Unfinished(
@@ -288,11 +287,10 @@ class Run:
         tf.while_loop(lambda i: i < count, body, (tf.constant(0),), parallel_iterations=1)
 
     def _train_step(self, data):
-        # Only here, on the device: floats are four times the bytes to copy there.
-        if self.model.num_classes is None:
-            return self.model.train_step(to_unit_range(data))
-        pixels, label = data
-        return self.model.train_step((to_unit_range(pixels), label))
+        pixels, label = (data, None) if self.model.num_classes is None else data
+        # Only here, on the device: floats are four times the bytes to copy there. They are in their range, and labels
+        # were looked at when the images were opened: to look again would make the host wait for the device.
+        train_step(self.model, to_unit_range(pixels), label)
 
     def _check_progress(self, step):
         skipped = int(self.model.step_guard.skipped_in_row.value.numpy())

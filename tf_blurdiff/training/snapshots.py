@@ -96,7 +96,7 @@ class Snapshots:
 
     @tf.function(autograph=False, reduce_retracing=True)
     def _ema_losses(self, x0, label=None):
-        return ema_losses(self._model, (x0, label))
+        return ema_losses(self._model, x0, label)
 
 
 def _variables(model):
