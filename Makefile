@@ -47,7 +47,7 @@ test: setup ## the tests, in minutes
 	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
 
 test-slow: setup ## the rare long tests
-	$(VENV_PYTHON) -m pytest -m slow
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile -m slow
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

@@ -79,6 +79,7 @@ np.savez("drawn.npz", *tf.function(draw, autograph=False)(images(8)), model.samp
 """
 
 
+@pytest.mark.slow
 def test_clusters_of_the_environments_change_nothing(tmp_path):
     """With XLA's automatic clustering TensorFlow compiles what it likes."""
     for folder, flags in (("plain", ""), ("clustered", "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit")):
@@ -125,9 +126,8 @@ def test_a_compiled_step_is_the_same(process, prediction):
     assert_steps_are_the_same(lambda: make(process=process, prediction=prediction), images(8))
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"dropout": 0.3}, pytest.param({"dropout": 0.3, "rematerialize": True}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [{"dropout": 0.3}, {"dropout": 0.3, "rematerialize": True}])
 def test_a_compiled_step_of_a_unet_is_the_same(arguments):
     data = images(8), np.arange(8) % 3
     assert_steps_are_the_same(lambda: make(unet(num_classes=3, **arguments), label_dropout=0.5), data)

@@ -1,5 +1,6 @@
 """Set-up that must come before TensorFlow starts, and what several test files share."""
 
+import gc
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -12,6 +13,8 @@ import tensorflow as tf
 import tf_blurdiff as bd
 from tests.support import commands
 
+# What is traced stays in memory for long, and looking through all of it often takes a tenth of the tests' time.
+gc.set_threshold(200_000, 20, 100)
 # Two logical processors, so that replicas can be tested; they can only be made before anything runs.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

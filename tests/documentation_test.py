@@ -112,7 +112,10 @@ SLOW = (
     "for ",
     "python benchmarks/",
     *(f"python -m tf_blurdiff.{name}" for name in ("launch", "visualize", "evaluate")),
-    "python -m tf_blurdiff.train --config digits.yaml --run_dir runs/held_out",  # as the first, on fewer images
+    # As the first, on fewer images, on more devices and on own pictures.
+    *(f"python -m tf_blurdiff.train --config digits.yaml --run_dir runs/{name}" for name in ("held_out", "two")),
+    "python -m tf_blurdiff.train --config folder.yaml",
+    "python -m tf_blurdiff.sample --model runs/clothes",
 )
 
 
@@ -154,7 +157,12 @@ def test_the_pages_benchmarks_run(folder):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "weights/README.md", "docs/families.md", "docs/keras.md", "docs/restoration.md"]
+    "page",
+    [
+        "README.md",
+        "weights/README.md",
+        *(pytest.param(f"docs/{name}.md", marks=pytest.mark.slow) for name in ("families", "keras", "restoration")),
+    ],
 )
 def test_a_pages_python_runs(forks, trained_run, page):
     (program,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / page).read_text(), re.DOTALL)

@@ -29,6 +29,14 @@ def process(request):
     return PROCESSES[request.param]
 
 
+# Hundreds of steps are traced for each process: of one always, of the others rarely.
+of_long = pytest.mark.parametrize(
+    "process",
+    ["blurring", *(pytest.param(name, marks=pytest.mark.slow) for name in PROCESSES if name != "blurring")],
+    indirect=True,
+)
+
+
 def eight_bit(images):
     return (np.clip(np.round((np.asarray(images) + 1.0) * 127.5), 0, 255) / 127.5 - 1.0).astype("float32")
 
@@ -106,6 +114,7 @@ def test_the_bound_comes_nearer_on_even_steps_of_the_logsnr(rng):
     assert negative_log_likelihood(images).mean() < by_grid["logsnr"] < 0.9 * by_grid["uniform"]
 
 
+@of_long
 def test_the_bound_falls_towards_the_likelihood(process, rng):
     images = gaussian_images(rng, 32)
     bounds = [bits_per_dimension(images, process, analytic_denoiser, n, grid="uniform") for n in (10, 30, 100, 300)]
@@ -115,6 +124,7 @@ def test_the_bound_falls_towards_the_likelihood(process, rng):
     assert 2.0 < above[-2] / above[-1] < 6.0
 
 
+@of_long
 def test_the_bound_is_what_the_analytic_denoiser_costs(process, rng):
     images = gaussian_images(rng, 64)
     for num_steps, num_times in [(300, None), (300, 50), (7, None)]:

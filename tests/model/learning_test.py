@@ -30,7 +30,9 @@ def trained(strategy=None, steps=6, global_batch=8, network=unet, **kwargs):
     return model, history.history["loss"][0]
 
 
-@pytest.mark.parametrize("network, prediction", [(unet, "eps"), (small_network, "preconditioned")])
+@pytest.mark.parametrize(
+    "network, prediction", [pytest.param(unet, "eps", marks=pytest.mark.slow), (small_network, "preconditioned")]
+)
 def test_two_replicas_train_as_one(two_replicas, network, prediction):
     one, one_loss = trained(clip_norm=0.1, network=network, prediction=prediction)
     two, two_loss = trained(two_replicas, clip_norm=0.1, network=network, prediction=prediction)

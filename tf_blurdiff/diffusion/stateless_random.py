@@ -165,6 +165,8 @@ def _mixed(seed, stream):
     return _philox(_MIXING_KEY, (*_words(seed), *_words(stream)))
 
 
+# A function of a graph, which is traced once and not at every draw: ten rounds are 500 operations.
+@tf.function(autograph=False, reduce_retracing=True)
 def _philox(key, counter):
     """Four random words for each key (of two words) and counter (of four); words are int64 in [0, 2^32)."""
     (key_0, key_1), (a, b, c, d) = key, counter
