@@ -16,7 +16,8 @@ PACKAGE = ROOT / "tf_blurdiff"
 # Each runs as `python -m tf_blurdiff.NAME`.
 COMMANDS = {path.stem for path in PACKAGE.glob("*.py") if "command_line.run(" in path.read_text()}
 # Modules, and the `__init__` of each folder, by the names that they are imported by.
-PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path not in (PACKAGE / "__init__.py", PACKAGE / "_startup.py"))
+ITS_OWN = [PACKAGE / f"{name}.py" for name in ("__init__", "__main__", "_startup")]
+PATHS = sorted(path for path in PACKAGE.rglob("*.py") if path not in ITS_OWN)
 NAMES = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in PATHS}
 
 

@@ -75,8 +75,13 @@ UNUSABLE = [
 @pytest.mark.parametrize("text", UNUSABLE)
 def test_a_cluster_that_cannot_be_used_is_one_line(monkeypatch, text):
     monkeypatch.setenv("TF_CONFIG", text)
-    with pytest.raises(UserError, match=r'^TF_CONFIG cannot be used \(.+\); expected something like {"cluster": .*$'):
-        open_devices("auto", in_step=False)
+    message = (
+        r'^TF_CONFIG cannot be used \(.+\); expected something like {"cluster": .*, or the strategy one_device or '
+    )
+    for name in ("auto", "multi_worker"):
+        with pytest.raises(UserError, match=message):
+            open_devices(name, in_step=False)
+    assert open_devices("one_device") == Devices(tf.distribute.get_strategy())
 
 
 def test_auto_takes_what_there_is(monkeypatch, gpus):

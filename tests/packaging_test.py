@@ -13,7 +13,10 @@ import pytest
 import tf_blurdiff as bd
 from tests.support import commands
 
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "tf_blurdiff", "configs", "weights")
+SOURCES = (
+    "pyproject.toml", "setup.py", "README.md", "LICENSE", "tf_blurdiff_command.py",
+    "tf_blurdiff", "configs", "weights", "export",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,10 @@ def wheel(tmp_path_factory):
     checkout = folder / "checkout"
     checkout.mkdir()
     for source in (commands.ROOT / name for name in SOURCES):
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, checkout / source.name)
+        if source.is_dir():
+            shutil.copytree(source, checkout / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, checkout / source.name)
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, checkout]
     result = subprocess.run(pip, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -39,12 +44,15 @@ def metadata(wheel):
         return email.message_from_bytes(archive.read(name))
 
 
-def test_it_holds_the_package_the_configs_and_the_weights_alone(wheel):
+def test_it_holds_the_package_its_command_and_what_is_beside_it_alone(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(commands.ROOT)) for path in (commands.ROOT / "tf_blurdiff").rglob("*.py")}
     configs = {f"tf_blurdiff/configs/{path.name}" for path in (commands.ROOT / "configs").glob("*.yaml")}
     weights = {f"tf_blurdiff/weights/{path.name}" for path in (commands.ROOT / "weights").iterdir()}
-    assert names == modules | configs | weights | {"tf_blurdiff/py.typed"} and len(configs) >= 4 and len(weights) == 3
+    kit = [path for path in (commands.ROOT / "export").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    kit = {f"tf_blurdiff/kit/{path.relative_to(commands.ROOT / 'export')}" for path in kit}
+    assert names == modules | configs | weights | kit | {"tf_blurdiff/py.typed", "tf_blurdiff_command.py"}
+    assert len(configs) >= 4 and len(weights) == 3 and "tf_blurdiff/kit/tf_serving/compose.yaml" in kit
 
 
 def test_it_has_the_packages_version_which_the_changelog_describes(metadata):
@@ -83,6 +91,10 @@ def test_it_works_from_an_empty_folder(wheel, tmp_path):
                 ("-m", "tf_blurdiff.export", "--model", "runs/digits/model.keras", "--out", "served/digits"),
             ]),
         )  # fmt: skip
+    for words in (("--help",), ("client", "--help"), ("serve", "--help")):
+        command = [sys.executable, "-m", "tf_blurdiff_command", *words]
+        environment = commands.environment(PYTHONPATH=str(site))
+        check(subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True))
     assert (folder / "samples.png").is_file() and (folder / "shipped.png").is_file()
     manifest = json.loads((folder / "served" / "digits" / "1" / "assets.extra" / "manifest.json").read_text())
     assert manifest["versions"]["tf_blurdiff"] == bd.__version__

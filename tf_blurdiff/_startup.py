@@ -29,6 +29,11 @@ def _standard_error_to_nowhere():
 
 
 # While `python -m package.module` imports the package, argv[0] is "-m".
+if sys.argv[:1] == ["-m"] and sys.orig_argv[1:3] == ["-m", "tf_blurdiff"]:
+    # Another process is to take this one's place: it should not wait for TensorFlow twice.
+    import tf_blurdiff_command
+
+    tf_blurdiff_command.main()
 if sys.argv[:1] == ["-m"] and any(word.startswith("tf_blurdiff.") for word in sys.orig_argv):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if platform.machine() in ("x86_64", "AMD64"):

@@ -106,7 +106,8 @@ def open_devices(name: str = "auto", replicas: int | None = None, in_step: bool 
     one_of("strategy", name, STRATEGIES)
     if replicas is not None and replicas < 1:
         raise UserError(f"replicas must be 1 or more, or null. Received: {replicas!r}")
-    workers, worker = _workers()
+    # A TF_CONFIG that was left over is no concern of who asks for this machine's devices.
+    workers, worker = _workers() if name in ("auto", "multi_worker") else ([], 0)
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
         many = replicas is not None or len(gpus) > 1
@@ -179,5 +180,8 @@ def _workers():
         number = int(index) if kind == "chief" else len(chiefs) + int(index)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         example = '{"cluster": {"worker": ["HOST:PORT", "HOST:PORT"]}, "task": {"type": "worker", "index": 0}}'
-        raise UserError(f"TF_CONFIG cannot be used ({error}); expected something like {example}") from None
+        raise UserError(
+            f"TF_CONFIG cannot be used ({error}); expected something like {example}, or the strategy one_device or "
+            "mirrored, which do not read it"
+        ) from None
     return chiefs + workers, number

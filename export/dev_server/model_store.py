@@ -127,6 +127,10 @@ class ModelStore:
         versions = self._versions.get(name, {}).values()
         return sorted((v.number for v in versions if v.state == "AVAILABLE"), reverse=True)
 
+    def names(self) -> list[str]:
+        """Of the models that are configured, in their order."""
+        return list(self._configs)
+
     def knows(self, name: str) -> bool:
         """Whether a model of that name is or was served."""
         return name in self._versions

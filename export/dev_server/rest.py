@@ -9,6 +9,7 @@ import json
 import logging
 import re
 import sys
+from pathlib import Path
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -46,6 +47,7 @@ _HTTP_STATUS = {  # as TF Serving translates its own codes; any other is 500
 _MODEL = r"/v1/models/([^/:]+)(?:/versions/(\d+)|/labels/([^/:]+))?"
 _INFERENCE = re.compile(rf"(?i:{_MODEL}):(predict|classify|regress)", re.ASCII)
 _STATUS = re.compile(rf"(?i){_MODEL}(/metadata)?", re.ASCII)
+_GALLERY = Path(__file__).parents[1] / "gallery.html"
 _CORS_HEADERS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
@@ -76,11 +78,13 @@ class RestApi:
     def __init__(self, models: ModelStore, metrics: ServerMetrics, options: RestOptions):
         self._models, self._metrics, self._options = models, metrics, options
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         """The response to any request."""
         path, method = request.raw_path.partition("?")[0], request.method
         if path == self._options.monitoring_path and method in ("GET", "HEAD"):
             return web.Response(body=self._metrics.text().encode(), content_type="text/plain")
+        if path == "/" and method in ("GET", "HEAD"):
+            return self._gallery(request)
         is_api = path.lower().startswith("/v1/")
         headers = _CORS_HEADERS if self._options.enable_cors and is_api else {}
         if method == "OPTIONS" and is_api:  # a browser's preflight request, or none for lack of an origin
@@ -89,6 +93,13 @@ class RestApi:
         code, content = await self._code_and_content(request, path)
         status = _HTTP_STATUS.get(code, 500)
         return web.Response(status=status, body=content, content_type="application/json", headers=headers)
+
+    def _gallery(self, request: web.Request) -> web.StreamResponse:
+        """The page that shows images, of the first model unless the address names one; TF Serving has none."""
+        names = self._models.names()
+        if names and "model" not in request.query:
+            raise web.HTTPFound(request.rel_url.update_query(model=names[0]))
+        return web.FileResponse(_GALLERY)
 
     async def _code_and_content(self, request: web.Request, path: str) -> tuple[str, bytes]:
         try:

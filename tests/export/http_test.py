@@ -172,10 +172,23 @@ def test_a_preflight_request_is_answered_without_a_body(toy_server, open_toy_ser
         assert headers_of(open_toy_server.rest, "OPTIONS", path) == (400, ALLOWED, b"")
 
 
-@pytest.mark.parametrize("method, path, status", [("GET", "/", 404), ("OPTIONS", "/elsewhere", 404)])
+@pytest.mark.parametrize("method, path, status", [("GET", "/elsewhere", 404), ("OPTIONS", "/elsewhere", 404)])
 def test_only_the_api_is_for_other_origins(open_toy_server, method, path, status):
     assert headers_of(open_toy_server.rest, method, path, **PREFLIGHT)[:2] == (status, {})
     assert headers_of(open_toy_server.rest, "GET", "/monitoring/prometheus/metrics", **PREFLIGHT)[:2] == (200, {})
+
+
+def test_the_root_is_the_gallery_of_the_first_model(toy_server):
+    connection = http.client.HTTPConnection("127.0.0.1", toy_server.rest, timeout=60)
+    connection.request("GET", "/?count=4")
+    response = connection.getresponse()
+    response.read()
+    assert (response.status, response.headers["Location"]) == (302, "/?count=4&model=digits")
+    connection.request("GET", response.headers["Location"])
+    response = connection.getresponse()
+    assert response.status == 200 and response.headers["Content-Type"].startswith("text/html")
+    assert b"<title>Images from seeds</title>" in response.read()
+    connection.close()
 
 
 # The time limit

@@ -96,7 +96,7 @@ BAD_REQUESTS = [  # method, path, body, status, a part of the message
     ("GET", f"{MODEL}/labels/stable/metadata", None, 400, "Unrecognized servable version label: stable"),
     ("POST", f"{MODEL}:PREDICT", {"instances": [1]}, 400, "Malformed request"),
     ("GET", PREDICT, None, 400, "Malformed request"),
-    ("GET", "/", None, 404, "Nothing here"),
+    ("GET", "/elsewhere", None, 404, "Nothing here"),
     ("PUT", MODEL, "{}", 400, "Malformed request"),
     ("DELETE", MODEL, None, 400, "Malformed request"),
     ("POST", MODEL, {"instances": [1]}, 400, "Malformed request"),
