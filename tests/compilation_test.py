@@ -138,7 +138,7 @@ def test_compiled_steps_on_two_replicas_are_the_same(two_replicas):
     assert_steps_are_the_same(lambda: make(unet(dropout=0.3)), images(16), two_replicas)
 
 
-@pytest.mark.parametrize("strategy", [None, tf.distribute.MirroredStrategy])
+@pytest.mark.parametrize("strategy", [None, pytest.param(tf.distribute.MirroredStrategy, marks=pytest.mark.slow)])
 def test_a_compiled_step_that_is_not_finite_changes_counts_alone(strategy):
     bad = np.full((8, 8, 8, 1), np.nan, "float32")
     strategy = tf.distribute.get_strategy() if strategy is None else strategy(["cpu:0"])

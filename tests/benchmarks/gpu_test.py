@@ -168,6 +168,7 @@ def small(folder, *arguments, timeout):
     return tables(done.stdout)
 
 
+@pytest.mark.slow
 def test_layers_are_measured_and_right(tmp_path):
     found = small(tmp_path, "--parts=layers", timeout=120)
     norms, attentions, dcts = found.values()

@@ -139,6 +139,7 @@ def add_version(base, small_export, version):
     (base / f"{version}.tmp").rename(base / str(version))
 
 
+@pytest.mark.slow
 def test_no_request_fails_while_versions_roll(small_export, expected, tmp_path):
     base = tmp_path / "digits"
     add_version(base, small_export, 1)

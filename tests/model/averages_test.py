@@ -60,6 +60,7 @@ def test_a_frozen_model_samples_saves_and_loads(freeze, tmp_path):
     assert [w.trainable for w in learnable(loaded.network)] == [w.trainable for w in learnable(model.network)]
 
 
+@pytest.mark.slow
 def test_a_frozen_unet_is_loaded_and_exported(tmp_path):
     """Of a network whose layers' names and freezing Keras does not save."""
     model = randomized(make(unet()))

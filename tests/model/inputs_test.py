@@ -97,6 +97,7 @@ def test_what_came_is_said():
     assert_refused(lambda: fit(np.ones((8, 8, 8, 1), "uint8"), np.zeros(8, int)), IMAGES + "uint8 of shape")
 
 
+@pytest.mark.slow
 def test_compiled_steps_refuse_too():
     model = make(small_network(num_classes=3), label_dropout=0.1)
     model.compile("sgd", jit_compile=True)

@@ -186,7 +186,10 @@ def test_a_batch_that_is_skipped_is_none_of_the_accumulated():
     assert int(model.step_guard.skipped_steps.value) == 2 and int(model.optimizer.iterations) == 1
 
 
-@pytest.fixture(params=["channels_first", "float64", "float16", "mixed_bfloat16"])
+RARELY = [pytest.param(name, marks=pytest.mark.slow) for name in ("float64", "mixed_bfloat16")]
+
+
+@pytest.fixture(params=["channels_first", "float16", *RARELY])
 def keras_settings(request):
     """One of Keras's global settings at a time."""
     data_format, floatx = keras.config.image_data_format(), keras.config.floatx()

@@ -42,6 +42,7 @@ def test_two_replicas_train_as_one(two_replicas, network, prediction):
     np.testing.assert_allclose(one_loss, two_loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_in_two_parts_is_training_in_one():
     whole, _ = trained()
     keras.utils.set_random_seed(0)

@@ -124,7 +124,7 @@ def gradients_of(network, batch, seed):
     return tape.gradient(loss, network.trainable_variables)
 
 
-@pytest.mark.parametrize("seed", [np.array([0, 7]), None])
+@pytest.mark.parametrize("seed", [np.array([0, 7]), pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("in_graph", [True, False])
 def test_rematerialisation_changes_no_gradient(rng, in_graph, seed):
     plain, again = (

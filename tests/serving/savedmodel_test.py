@@ -268,5 +268,6 @@ def test_a_model_with_label_dropout_is_exported_with_guidance(tmp_path):
     assert np.abs(expected[1] - expected[2]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_an_export_keeps_eta(trained_model, tmp_path):
     assert verify(bd.export_savedmodel(trained_model, tmp_path, num_steps=4, sampler="ddim", eta=1.0)) <= 1

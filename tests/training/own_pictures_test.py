@@ -86,6 +86,7 @@ def test_the_held_out_loss_is_written_at_each_checkpoint_and_decides(run):
     assert {"held_out_loss", "averaged_loss"} <= tags
 
 
+@pytest.mark.slow
 def test_the_best_model_is_the_best_on_what_is_held_out(folders, tmp_path, monkeypatch):
     losses, saved = iter([2.0, 1.0, 3.0]), []
     monkeypatch.setattr(Snapshots, "_ema_loss", lambda self: 1.0 / len(saved) if saved else 2.0)  # Better and better.
