@@ -21,12 +21,14 @@ from tqdm import tqdm
 from endpoint import connection, restoration_inputs
 from endpoint.calls import LABELS, Image, Inputs, patiently
 from endpoint.command_line import ClientError, run
-from endpoint.image_grid import decode, save_grid
+from endpoint.image_grid import WRITTEN, decode, save_grid
 
 _SEEDS = flags.DEFINE_string("seeds", "0:16", "Seeds: numbers and ranges, 0:4 is 0,1,2,3. Example: 7,9,100:110.")
 _LABELS = flags.DEFINE_string("labels", None, "For a conditional model: one label for all, or as many as seeds.")
 _LABEL = flags.DEFINE_multi_string("label", [], "A class by its name, or number; again for more, taken in turn.")
-_OUT = flags.DEFINE_string("out", None, "File for all images in one grid (grid.png if --out_dir is not given).")
+_OUT = flags.DEFINE_string(
+    "out", None, "A grid of all images, .png, .jpg or .webp (grid.png if --out_dir is not given)."
+)
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Folder for single files, named by seed.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images a request.", 1)
 _WAIT = flags.DEFINE_float("wait", 0.0, "Seconds to keep trying while the server is not there or too busy.", 0.0, 1e6)
@@ -101,9 +103,11 @@ def prepare(out: str | None, out_dir: str | None) -> None:
     if out_dir:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
     if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         if Path(out).is_dir():
             raise ClientError(f"--out: {out} is a folder (--out_dir saves single files)")
+        if Path(out).suffix.lower() not in WRITTEN:
+            raise ClientError(f"--out must end in {', '.join(WRITTEN)}. Received: {out}")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
 
 
 def main() -> None:

@@ -81,6 +81,10 @@ MISTAKES = {
         ["sample", "--model", MODEL, "--detail_seed", "1", "--out_dir", "generated"],
         "--out_dir must be another folder: generated holds images that were made otherwise",
     ),
+    "a form that is not written": (
+        ["sample", "--model", MODEL, "--out", "x.gif"],
+        "--out must end in .png, .jpg, .jpeg, .webp or .npz. Received: x.gif",
+    ),
     "unwritable": (["sample", "--model", MODEL, "--out", "corrupt.keras/x.png"], "cannot be written"),
     "nothing to launch": (["launch", "--num_workers", "2"], "give the command after --, such as"),
     "nothing to export": (["export"], "give --model and --out"),

@@ -21,7 +21,10 @@ flags.disclaim_key_flags()
 _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "config": ("string", {"help": "YAML file, or the name of one that is shipped."}),
     "set": ("multi_string", {"default": [], "help": "Overrides one value of the config, as in data.split=test"}),
-    "model": ("string", {"help": "The model: a .keras file, or digits or fashion_mnist, which are shipped."}),
+    "model": (
+        "string",
+        {"help": "The model: a .keras file, a run directory, or digits or fashion_mnist, which are shipped."},
+    ),
     "precision": (
         "enum",
         {"enum_values": list(PRECISIONS), "help": "Of the network's arithmetic (default: as the model was trained)."},

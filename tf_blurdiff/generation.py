@@ -110,7 +110,7 @@ def generate(
     label_of = dict.fromkeys(numbers) if model.num_classes is None else dict(zip(numbers, conditions.labels.tolist()))
     wanted = _Wanted(label_of, made_by, model.image_shape)
     with writing(out), _enough_memory(batch_size):
-        if out.suffix == ".npz":
+        if out.suffix.lower() == ".npz":
             _generate_file(out, wanted, devices, sample_batch, verbose)
         else:
             _generate_folder(out, wanted, devices, sample_batch, verbose)

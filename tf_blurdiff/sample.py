@@ -1,4 +1,4 @@
-"""Draws images from a trained model and writes them as PNG files.
+"""Draws images from a trained model and writes them into files.
 
     python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 64 --out samples.png
     python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 1000 --out_dir samples
@@ -15,10 +15,12 @@ only what is missing. Other ways to use seeds, one at a time; but for the first,
     --trajectory               what one seed's image looked like on its way
 """
 
+import pathlib
+
 import numpy as np
 
 from tf_blurdiff import command_line
-from tf_blurdiff.data import read_image, save_grid, save_png, to_unit_range
+from tf_blurdiff.data import WRITTEN, read_image, save_grid, save_image, to_unit_range
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file, writable_folder, writing
@@ -42,7 +44,7 @@ _TRAJECTORY = FLAGS.bool("trajectory", False, "Show z_t of the first seed at --n
 _PRECISION = FLAGS.shared("precision")
 _BATCH_SIZE = FLAGS.shared("batch_size")
 _OUT = FLAGS.string(
-    "out", None, "PNG file for a grid of the images (default, without --out_dir: samples.png); or .npz file for all."
+    "out", None, "A grid of the images: .png (default, without --out_dir: samples.png), .jpg or .webp; or .npz for all."
 )
 _OUT_DIR = FLAGS.string("out_dir", None, "Folder for one PNG file per image, named after its seed.")
 _STRATEGY = FLAGS.shared("strategy")
@@ -84,7 +86,7 @@ def _draw(method, out, out_dir):
     if _STRATEGY.value not in ("auto", "one_device") or _REPLICAS.value is not None:
         raise UserError("--strategy and --replicas are for images from seeds into --out_dir or an .npz")
     if _is_npz(out):
-        raise UserError(f"an .npz is for images from seeds; expected a PNG file for --out. Received: {out}")
+        raise UserError(f"an .npz is for images from seeds; expected a picture for --out. Received: {out}")
     if out_dir and (out_dir / SETTINGS_FILE).exists():
         raise UserError(f"--out_dir must be another folder: {out_dir} holds images that were made otherwise")
     model = load_model(_MODEL.value, _PRECISION.value)
@@ -94,7 +96,7 @@ def _draw(method, out, out_dir):
     if out_dir:
         with writing(out_dir):
             for name, image in zip(names, images):
-                save_png(image, out_dir / f"{name}.png")
+                save_image(image, out_dir / f"{name}.png")
         print(f"images: {out_dir}/{names[0]}.png ...")
 
 
@@ -166,13 +168,15 @@ def _names(seeds):
 
 
 def _is_npz(path):
-    return path is not None and path.suffix == ".npz"
+    return path is not None and path.suffix.lower() == ".npz"
 
 
 def _places():
     """The file (grid or .npz) and the images' folder, either may be None; made before hours of sampling, not after."""
     out_dir = writable_folder(_OUT_DIR.value, f"--out_dir {_OUT_DIR.value}") if _OUT_DIR.value else None
     out = _OUT.value or (None if out_dir else "samples.png")
+    if out and not pathlib.Path(out).is_dir() and pathlib.Path(out).suffix.lower() not in (*WRITTEN, ".npz"):
+        raise UserError(f"--out must end in {', '.join(WRITTEN)} or .npz. Received: {out}")
     return writable_file(out, f"--out {out}") if out else None, out_dir
 
 

@@ -12,6 +12,14 @@ from .command_line import ClientError
 _GAP = 2  # pixels between the images of a grid
 _LEGIBLE = 48  # pixels; lower images are enlarged in a grid
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
+# What a grid is written as, by the file's suffix.
+WRITTEN = {
+    ".png": {"format": "PNG"},
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": {"format": "WEBP", "lossless": True},
+}
 
 
 def decode(received: bytes | np.ndarray) -> Image.Image:
@@ -40,4 +48,4 @@ def save_grid(images: list[Image.Image], path: Path) -> None:
         row, column = divmod(index, columns)
         large = image.resize((width, height), Image.Resampling.NEAREST)
         grid.paste(large, (_GAP + column * (width + _GAP), _GAP + row * (height + _GAP)))
-    grid.save(path, "PNG")
+    grid.save(path, **WRITTEN[path.suffix.lower()])

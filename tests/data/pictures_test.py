@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_blurdiff.data.pictures import DataError, fit, read_image
+from tf_blurdiff.data.pictures import WRITTEN, DataError, fit, image_grid, read_image, save_grid
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp"])
@@ -50,3 +50,16 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
         read_image(tmp_path / "x.jpg", (size, size, 3))
     # At least twice as large as wanted, by powers of two.
     assert sizes == [(250, 200), (250, 200), (500, 400), (1000, 800), (1000, 800)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("suffix", WRITTEN)
+def test_a_grid_is_written_in_the_form_of_its_suffix(tmp_path, suffix, channels):
+    levels = np.arange(4 * 48 * 48 * channels, dtype=np.uint64).reshape(4, 48, 48, channels) // 50 % 256
+    images, path = levels.astype(np.uint8), tmp_path / "new" / f"grid{suffix.upper()}"
+    save_grid(images, path)
+    with Image.open(path) as picture:
+        assert picture.format == {".png": "PNG", ".webp": "WEBP"}.get(suffix, "JPEG")
+        pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB")).reshape(102, 102, channels)
+    difference = np.abs(pixels.astype(int) - image_grid(images)).mean()
+    assert difference == 0.0 if suffix in (".png", ".webp") else 0.0 < difference < 3.0

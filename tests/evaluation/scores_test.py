@@ -407,7 +407,5 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
     arguments = ["--model", "nowhere.keras", "--config", "digits.yaml", "--cache_dir", "cache"]
     result = commands.call("evaluate", *arguments, cwd=tmp_path)
     assert result.returncode == 2
-    assert (
-        result.stderr
-        == "evaluate: model file not found: nowhere.keras; expected a .keras file, or one of digits, fashion_mnist\n"
-    )
+    expected = "expected a .keras file, a run directory that holds one, or one of digits, fashion_mnist"
+    assert result.stderr == f"evaluate: model file not found: nowhere.keras; {expected}\n"

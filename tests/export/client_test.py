@@ -205,6 +205,8 @@ def test_where_images_cannot_be_saved_none_are_asked_for(tmp_path):
         for flag in (f"--out={tmp_path}", f"--out={tmp_path}/file/grid.png", f"--out_dir={tmp_path}/file"):
             done = run_script("client.py", f"--url=http://127.0.0.1:{port}", flag)
             assert_one_line(done, "client", str(tmp_path))
+        done = run_script("client.py", f"--url=http://127.0.0.1:{port}", f"--out={tmp_path}/grid.gif")
+        assert_one_line(done, "client", "--out must end in .png, .jpg, .jpeg, .webp. Received: ")
     assert not received
 
 

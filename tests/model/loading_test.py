@@ -16,6 +16,13 @@ from tf_blurdiff.evaluation.metrics import frechet_distance
 from tf_blurdiff.model.loading import find_model, shipped_models
 
 
+def test_a_run_directory_is_its_model(tmp_path):
+    with pytest.raises(UserError, match="a run directory that holds one"):
+        find_model(tmp_path)
+    (tmp_path / "model.keras").touch()
+    assert find_model(tmp_path) == tmp_path / "model.keras"
+
+
 def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").write_text("mine")

@@ -13,6 +13,14 @@ from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
 
 _AVIF = (".avif",) if features.check("avif") else ()
+_JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
+# What pictures are written as, by the file's suffix: arguments of Pillow. All but JPEG keep every pixel.
+WRITTEN: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG"},
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": {"format": "WEBP", "lossless": True},
+}
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp", *_AVIF)
 WHITE = "white"
 # How much larger than wanted a JPEG is at least decoded.
@@ -119,24 +127,24 @@ def _opaque(image, background):
     return opaque
 
 
-def save_png(image: Any, path: str | os.PathLike) -> None:
-    """Writes an image, `[H, W, C]` with 1 or 3 channels, float in [-1, 1] or uint8, as a PNG.
+def save_image(image: Any, path: str | os.PathLike) -> None:
+    """Writes an image, `[H, W, C]` with 1 or 3 channels, float in [-1, 1] or uint8, in the format of the file's suffix.
 
     Args:
         image: the image.
-        path: where to; missing folders are made.
+        path: where to, with a suffix of `WRITTEN`; missing folders are made.
     """
     image = np.asarray(image if image.dtype == np.uint8 else to_uint8(image))
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image).save(path, format="PNG")
+    Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image).save(path, **WRITTEN[path.suffix.lower()])
 
 
 def save_grid(images: Any, path: str | os.PathLike) -> None:
-    """Writes a batch of images, `[B, H, W, C]`, as one PNG: a near-square grid with small images enlarged."""
+    """Writes a batch of images, `[B, H, W, C]`, as one: a near-square grid with small images enlarged."""
     images = np.asarray(images if images.dtype == np.uint8 else to_uint8(images))
     zoom = max(1, 48 // images.shape[1])
-    save_png(image_grid(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), path)
+    save_image(image_grid(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), path)
 
 
 def image_grid(images: np.ndarray) -> np.ndarray:

@@ -20,10 +20,12 @@ def shipped_models() -> dict[str, Path]:
 
 
 def find_model(path_or_name: str | Path) -> Path:
-    """The path of a .keras file, or of a shipped model's by its name. A file goes before a name.
+    """The path of a .keras file, of a run directory's `model.keras`, or of a shipped model by its name.
+
+    A file goes before a name.
 
     Raises:
-        UserError: if there is neither.
+        UserError: if there is none.
 
     Example:
         >>> find_model("digits").name
@@ -34,15 +36,17 @@ def find_model(path_or_name: str | Path) -> Path:
         return path
     if str(path_or_name) in shipped:
         return shipped[str(path_or_name)]
-    expected = f"expected a .keras file, or one of {', '.join(shipped)}"
+    if (path / "model.keras").is_file():
+        return path / "model.keras"
+    expected = f"expected a .keras file, a run directory that holds one, or one of {', '.join(shipped)}"
     raise UserError(f"model file not found: {path_or_name}; {expected}")
 
 
 def load_model(path_or_name: str | Path, precision: str | None = None) -> DiffusionModel:
-    """Loads a `DiffusionModel` from a .keras file, or a shipped one by its name.
+    """Loads a `DiffusionModel` from a .keras file or a run directory, or a shipped one by its name.
 
     Args:
-        path_or_name: the file, or "digits" or "fashion_mnist".
+        path_or_name: the file or folder, or "digits" or "fashion_mnist".
         precision: of the network's arithmetic, as of `DiffusionModel.in_precision`; None for that of its training.
 
     Raises:
