@@ -88,6 +88,14 @@ def test_an_export_gives_what_the_model_gives(model, signatures, name):
     assert np.abs(decoded - expected).max() <= 1
 
 
+@pytest.mark.parametrize("name", ["serving_default", *TASKS])
+def test_of_nothing_there_are_no_images(signatures, name):
+    values = {key: value[:0] for key, value in inputs(name).items()}
+    assert call(signatures, name, values).shape == (0, 8, 8, 1)
+    files = {key: np.array(value, "S") if key.endswith("_bytes") else value for key, value in as_files(values).items()}
+    assert call(signatures, "png" if name == "serving_default" else f"png_{name}", files).shape == (0,)
+
+
 def test_the_cpp_runtime_gives_the_known_images_of_all(export_dir):
     assert verify(export_dir) <= 1
 

@@ -121,7 +121,8 @@ def make_signatures(name: str, task: Task) -> tuple[Any, dict[str, Signature]]:
 
     def images(*values):
         named = _checked(dict(zip(task.inputs, values)), task.inputs)
-        return task.draw(**{key: _as_floats(key, value) for key, value in named.items()})
+        rows = {key: _with_a_row(value, task.inputs[key].example) for key, value in named.items()}
+        return task.draw(**{key: _as_floats(key, value) for key, value in rows.items()})[: tf.shape(values[0])[0]]
 
     images = _traced(images, task.inputs)
     of_files = {_file_name(key, entry): _file_input(entry) for key, entry in task.inputs.items()}
@@ -199,6 +200,12 @@ def _checked(values, inputs):
             checks.append(_require(inputs[name].is_allowed(value), f"{name} must be {inputs[name].allowed}", [value]))
     with tf.control_dependencies(checks):
         return {name: tf.identity(value) for name, value in values.items()}
+
+
+def _with_a_row(values, example):
+    """The values, and if there are none an example's: TensorFlow's convolutions of nothing have other shapes."""
+    added = tf.cast(tf.shape(values)[0] == 0, tf.int32)
+    return tf.concat([values, tf.constant(example[:1], values.dtype)[:added]], axis=0)
 
 
 def _require(condition, text, received):
