@@ -23,7 +23,6 @@ PROGRAMS = (
 )  # fmt: skip
 # What is not run, by its start, and why.
 NOT_RUN = {
-    "git clone": "needs the repository's address",
     "make ": "calls this test suite, or is the sum of what is run here",
     "python -m pytest": "calls this test suite",
     "docker ": "needs a container engine",
