@@ -67,7 +67,7 @@ MISTAKES = {
     ),
     "array between seeds": (
         ["sample", "--model", MODEL, "--interpolate_to", "9", "--out", "x.npz"],
-        "an .npz is for images from seeds; expected a PNG file for --out. Received: x.npz",
+        "an .npz is for images from seeds; expected a picture for --out. Received: x.npz",
     ),
     "array and folder": (
         ["sample", "--model", MODEL, "--out", "x.npz", "--out_dir", "x"],
