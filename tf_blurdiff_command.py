@@ -64,8 +64,9 @@ def _help():
 
 def _kit():
     """The folder of the programs: in the package where it was installed, beside it in a checkout."""
-    spec = importlib.util.find_spec("tf_blurdiff")
-    package = pathlib.Path(spec.submodule_search_locations[0])
+    spec = importlib.util.find_spec("tf_blurdiff")  # Which does not import it.
+    assert spec is not None and spec.origin is not None
+    package = pathlib.Path(spec.origin).parent
     installed = package / "kit"
     return installed if installed.is_dir() else package.parent / "export"
 
