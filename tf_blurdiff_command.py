@@ -4,10 +4,10 @@ It stands beside the package and imports nothing of it: a client must not wait f
 """
 
 import difflib
-import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import re
 import sys
 
 MODULES = {
@@ -34,7 +34,7 @@ def main() -> None:
         sys.exit(0 if len(sys.argv) > 1 else 2)
     name, *words = sys.argv[1:]
     if name == "--version":
-        print(importlib.metadata.version("tf_blurdiff"))
+        print(re.findall(r'^__version__ = "(.*)"', (_package() / "__init__.py").read_text(), re.MULTILINE)[0])
     elif name in MODULES:
         _become("-m", f"tf_blurdiff.{name}", *words)
     elif name in PROGRAMS:
@@ -62,13 +62,16 @@ def _help():
     )
 
 
-def _kit():
-    """The folder of the programs: in the package where it was installed, beside it in a checkout."""
+def _package():
     spec = importlib.util.find_spec("tf_blurdiff")  # Which does not import it.
     assert spec is not None and spec.origin is not None
-    package = pathlib.Path(spec.origin).parent
-    installed = package / "kit"
-    return installed if installed.is_dir() else package.parent / "export"
+    return pathlib.Path(spec.origin).parent
+
+
+def _kit():
+    """The folder of the programs: in the package where it was installed, beside it in a checkout."""
+    installed = _package() / "kit"
+    return installed if installed.is_dir() else _package().parent / "export"
 
 
 def _become(*words):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import tf_blurdiff as bd
 import tf_blurdiff_command
 from tests.support import commands
 
@@ -75,6 +76,13 @@ def test_the_package_as_a_program_is_the_command():
     words = [sys.executable, "-m", "tf_blurdiff", "client", "--url"]
     done = subprocess.run(words, cwd=commands.ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("client: ") and done.stderr.count("\n") == 1
+
+
+def test_it_tells_the_version_once():
+    for program in ("tf_blurdiff", "tf_blurdiff_command"):
+        words = [sys.executable, "-m", program, "--version"]
+        done = subprocess.run(words, cwd=commands.ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{bd.__version__}\n", "")
 
 
 def test_it_does_not_wait_for_tensorflow():

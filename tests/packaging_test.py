@@ -55,6 +55,12 @@ def test_it_holds_the_package_its_command_and_what_is_beside_it_alone(wheel):
     assert len(configs) >= 4 and len(weights) == 3 and "tf_blurdiff/kit/tf_serving/compose.yaml" in kit
 
 
+def test_it_brings_the_command(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt")]
+        assert "tf_blurdiff = tf_blurdiff_command:main" in archive.read(name).decode().splitlines()
+
+
 def test_it_has_the_packages_version_which_the_changelog_describes(metadata):
     assert metadata["Version"] == bd.__version__
     changes = (commands.ROOT / "CHANGELOG.md").read_text()

@@ -34,6 +34,7 @@ if sys.argv[:1] == ["-m"] and sys.orig_argv[1:3] == ["-m", "tf_blurdiff"]:
     import tf_blurdiff_command
 
     tf_blurdiff_command.main()
+    sys.exit()
 if sys.argv[:1] == ["-m"] and any(word.startswith("tf_blurdiff.") for word in sys.orig_argv):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if platform.machine() in ("x86_64", "AMD64"):

@@ -35,7 +35,7 @@ from sklearn.neural_network import MLPClassifier
 
 import tf_blurdiff as bd
 from tf_blurdiff import command_line
-from tf_blurdiff.data.pictures import save_grid
+from tf_blurdiff.data.pictures import WRITTEN, save_grid
 from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import writable_file
@@ -168,6 +168,8 @@ def main():
     if _OUT.value:
         if part not in (families, guidance):
             raise UserError(f"--out is for --part families and guidance. Received: --part {_PART.value}")
+        if pathlib.Path(_OUT.value).suffix.lower() not in WRITTEN:
+            raise UserError(f"--out must end in {', '.join(WRITTEN)}. Received: {_OUT.value}")
         writable_file(_OUT.value, f"--out {_OUT.value}")
     models = {} if part is families else {path: open_model(path) for path in _MODELS.value}
     count, scores = _NUM_IMAGES.value or default, Scores()

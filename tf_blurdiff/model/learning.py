@@ -297,7 +297,7 @@ def _update_if_finite(model, strategy, gradients, is_finite):
 def _keep_one(is_first, first, second, variables):
     """Does first or second, without a condition, for which the host would wait: both, and keeps what one has changed.
 
-    Within XLA, where variables are values until the end, this costs no second copy of them.
+    Within XLA variables are values until the end, where each is written once.
     """
     before = [tf.convert_to_tensor(variable.value) for variable in variables]
     first()
