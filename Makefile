@@ -44,10 +44,10 @@ quickstart: setup ## from nothing to images through a served endpoint
 
 # Two files at a time, each in a process of its own: much of a test is Python that traces.
 test: setup ## the tests, in minutes
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup ## the rare long tests
-	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile -m slow
+	$(VENV_PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

@@ -30,16 +30,16 @@ SAMPLED = [
 ]
 
 
-def small_network(num_classes=None):
+def small_network(num_classes=None, image_shape=(8, 8, 1)):
     """A plain Keras model of the form that is asked for; much faster to trace than a U-Net."""
-    z, t = keras.Input((8, 8, 1)), keras.Input(())
+    z, t = keras.Input(image_shape), keras.Input(())
     condition, inputs = keras.layers.Dense(4)(keras.layers.Reshape((1, 1, 1))(t)), [z, t]
     if num_classes is not None:
         label = keras.Input((), dtype="int64")
         inputs.append(label)
         condition = condition + keras.layers.Reshape((1, 1, 4))(keras.layers.Embedding(num_classes + 1, 4)(label))
     hidden = keras.layers.Activation("silu")(keras.layers.Conv2D(4, 3, padding="same")(z) + condition)
-    network = keras.Model(inputs, keras.layers.Conv2D(1, 3, padding="same")(hidden))
+    network = keras.Model(inputs, keras.layers.Conv2D(image_shape[-1], 3, padding="same")(hidden))
     network.num_classes = num_classes
     return network
 

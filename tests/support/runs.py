@@ -20,7 +20,12 @@ START = ["--config", "digits.yaml", *commands.overrides(commands.TINY)]
 
 def with_small_network(monkeypatch):
     """Makes every config's network a plain small one of Keras, which is traced in a quarter of a U-Net's time."""
-    monkeypatch.setattr("tf_blurdiff.config.loading.build_network", lambda config: small_network())
+
+    def build_network(config):
+        size = np.broadcast_to(config.data.image_size, 2).tolist()
+        return small_network(config.network.num_classes, (*size, config.data.channels))
+
+    monkeypatch.setattr("tf_blurdiff.config.loading.build_network", build_network)
 
 
 def tiny(**settings):

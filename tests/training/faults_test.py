@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 
 from tests.support import commands
-from tests.support.models import small_network as network_of
 from tests.support.runs import TINY, assert_same_weights, rows_of, start_training, steps_of, tiny, train_here
 from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pixels import to_unit_range
@@ -156,7 +155,6 @@ def test_a_label_that_there_is_not_ends_a_run_in_one_line(tmp_path, monkeypatch)
     images = build_images(config)
     monkeypatch.setattr(images, "labels", images.labels + 1)
     monkeypatch.setattr("tf_blurdiff.config.loading.build_images", lambda config: images)
-    monkeypatch.setattr("tf_blurdiff.config.loading.build_network", lambda config: network_of(10))
     with pytest.raises(UserError, match="labels: got 1 to 10, expected 0 to 9"):
         train_here(tmp_path, config)
 

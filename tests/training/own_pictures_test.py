@@ -16,8 +16,8 @@ from tf_blurdiff.model import train_step
 from tf_blurdiff.training.loop import train
 from tf_blurdiff.training.snapshots import Snapshots
 
+pytestmark = pytest.mark.usefixtures("small_network")
 SETTINGS = [
-    "network.channels=8", "network.multipliers=[1]", "network.num_res_blocks=1", "network.attention_resolutions=[]",
     "train.steps=12", "train.batch_size=8", "train.checkpoint_every=4", "train.sample_every=12", "train.log_every=4",
     "train.warmup_steps=2", "train.precision=float32", "sample.num_steps=3", "sample.num_images=4",
 ]  # fmt: skip
@@ -37,6 +37,7 @@ def run(folders, tmp_path_factory):
     """The run directory of the odd pictures with their folders as labels, and what was printed."""
     run_dir = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as monkeypatch:
+        with_small_network(monkeypatch)
         printed = []
         monkeypatch.setattr("builtins.print", lambda *words, **more: printed.append(" ".join(map(str, words))))
         train(own(folders[1], "data.labels=folders", "model.label_dropout=0.2"), run_dir)
@@ -148,8 +149,7 @@ def test_a_run_keeps_size_and_classes_when_pictures_come(run, folders, tmp_path)
         train(config.model_copy(update={"data": config.data.model_copy(update={"image_size": 16})}), tmp_path / "run")
 
 
-def test_a_warm_up_that_is_longer_than_the_run_is_told_of(tmp_path, monkeypatch, capsys):
-    with_small_network(monkeypatch)
+def test_a_warm_up_that_is_longer_than_the_run_is_told_of(tmp_path, capsys):
     config = load_config("digits", [*SETTINGS, "train.steps=20", "train.warmup_steps=21", "train.decay_steps=null"])
     train(config, tmp_path)
     assert (
