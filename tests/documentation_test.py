@@ -115,6 +115,7 @@ SLOW = (
     *(f"python -m tf_blurdiff.train --config digits.yaml --run_dir runs/{name}" for name in ("held_out", "two")),
     "python -m tf_blurdiff.train --config folder.yaml",
     "python -m tf_blurdiff.sample --model runs/clothes",
+    "python -m tf_blurdiff.export --model digits",  # As of a run's model, of a larger network.
 )
 
 

@@ -7,10 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-import tf_blurdiff as bd
 from endpoint import calls, image_grid, restoration_inputs
 from endpoint.command_line import ClientError
-from tests.support import models
 from tests.support.programs import assert_one_line, run_script
 from tests.support.servers import server_in_this_process
 
@@ -139,15 +137,9 @@ def test_signatures_of_seeds_alone_need_no_metadata(signature):
 
 
 @pytest.fixture(scope="module")
-def model():
-    return models.randomized(models.make(models.small_network(num_classes=3), "gaussian", label_dropout=0.1))
-
-
-@pytest.fixture(scope="module")
-def signatures_and_server(model, tmp_path_factory):
-    folder = bd.export_savedmodel(model, tmp_path_factory.mktemp("restoring"), num_steps=4, restoration=True)
-    with server_in_this_process(folder.parent) as server:
-        yield tf.saved_model.load(str(folder)).signatures, server
+def signatures_and_server(restoring_export):
+    with server_in_this_process(restoring_export.parent) as server:
+        yield tf.saved_model.load(str(restoring_export)).signatures, server
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-import tf_blurdiff as bd
-from tests.support import models
 from tests.support.picture_folders import encoded
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.serving.verification import verify
@@ -18,20 +16,8 @@ TASKS = ("image_to_image", "deblur", "super_resolution", "inpaint")
 
 
 @pytest.fixture(scope="module")
-def model():
-    network = models.small_network(num_classes=3)
-    return models.randomized(models.make(network, "gaussian", label_dropout=0.1))
-
-
-@pytest.fixture(scope="module")
-def export_dir(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("restoring")
-    return bd.export_savedmodel(model, folder, num_steps=4, quality_steps=[2], restoration=True)
-
-
-@pytest.fixture(scope="module")
-def signatures(export_dir):
-    return tf.saved_model.load(str(export_dir)).signatures
+def signatures(restoring_export):
+    return tf.saved_model.load(str(restoring_export)).signatures
 
 
 def inputs(name, **changes):
@@ -79,9 +65,9 @@ def row_by_the_model(model, name, seed, label, guidance_scale, image=None, stren
 
 
 @pytest.mark.parametrize("name", ["steps_2", *TASKS])
-def test_an_export_gives_what_the_model_gives(model, signatures, name):
+def test_an_export_gives_what_the_model_gives(restoring_model, signatures, name):
     values = inputs(name)
-    expected = by_the_model(model, name, values).astype(int)
+    expected = by_the_model(restoring_model, name, values).astype(int)
     assert np.abs(call(signatures, name, values).astype(int) - expected).max() <= 1
     files = call(signatures, f"png_{name}", as_files(values))
     decoded = np.stack([tf.io.decode_png(file).numpy() for file in files]).astype(int)
@@ -96,8 +82,8 @@ def test_of_nothing_there_are_no_images(signatures, name):
     assert call(signatures, "png" if name == "serving_default" else f"png_{name}", files).shape == (0,)
 
 
-def test_the_cpp_runtime_gives_the_known_images_of_all(export_dir):
-    assert verify(export_dir) <= 1
+def test_the_cpp_runtime_gives_the_known_images_of_all(restoring_export):
+    assert verify(restoring_export) <= 1
 
 
 @pytest.mark.parametrize(
@@ -143,8 +129,8 @@ def test_a_wrong_picture_is_named(signatures, file, message):
         call(signatures, "png_deblur", values)
 
 
-def test_the_manifest_says_what_each_signature_means(model, export_dir, signatures):
-    manifest = json.loads((export_dir / "assets.extra" / "manifest.json").read_text())
+def test_the_manifest_says_what_each_signature_means(restoring_model, restoring_export, signatures):
+    manifest = json.loads((restoring_export / "assets.extra" / "manifest.json").read_text())
     assert manifest["signatures"].keys() == signatures.keys()
     for name, described in manifest["signatures"].items():
         specs = signatures[name].structured_input_signature[1]
@@ -152,7 +138,7 @@ def test_the_manifest_says_what_each_signature_means(model, export_dir, signatur
             key: (entry["dtype"], entry["shape"]) for key, entry in described["inputs"].items()
         }
         assert described["meaning"] and all(entry["meaning"] for entry in described["inputs"].values())
-    assert manifest["sampling"]["num_steps"] == 4 and manifest["model_sha256"] == model.fingerprint()
+    assert manifest["sampling"]["num_steps"] == 4 and manifest["model_sha256"] == restoring_model.fingerprint()
     assert {"tensorflow", "keras", "tf_blurdiff"} <= manifest["versions"].keys()
 
 
