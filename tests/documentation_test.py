@@ -25,6 +25,7 @@ PROGRAMS = (
 NOT_RUN = {
     "make ": "calls this test suite, or is the sum of what is run here",
     "python -m pytest": "calls this test suite",
+    "python -m tf_blurdiff.config.reference": "has a test of its own",
     "docker ": "needs a container engine",
     "kubectl ": "needs a cluster",
     "tensorflow_model_server": "in no package registry",

@@ -46,7 +46,7 @@ def _one_of(names: Iterable[str]) -> BeforeValidator:
             raise PydanticCustomError("one_of", "Input should be one of {names}", {"names": ", ".join(names)})
         return value
 
-    return BeforeValidator(check)
+    return BeforeValidator(check, json_schema_input_type=Literal[names])
 
 
 def _on_or_off(value: Any) -> Any:

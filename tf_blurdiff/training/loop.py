@@ -21,9 +21,10 @@ from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.model import DiffusionModel, train_step
 from tf_blurdiff.networks import Adam, processor_lacks
+from tf_blurdiff.training import model_card
 from tf_blurdiff.training.interruption import Interruption
 from tf_blurdiff.training.reporting import ChiefReport, Report, StepTimer
-from tf_blurdiff.training.run_directory import check_config, locked, resolved
+from tf_blurdiff.training.run_directory import check_config, locked, resolved, writing
 from tf_blurdiff.training.snapshots import Snapshots
 
 _STATISTICS_IMAGES, _STATISTICS_BATCH = 50_000, 256
@@ -159,6 +160,7 @@ class Run:
         self.model, self.images, self.devices = model, images, devices
         self.report: Report = ChiefReport(run_dir, self.settings.steps, verbose) if devices.is_chief else Report()
         self.snapshots = Snapshots(run_dir, model, images, self.settings.keep_checkpoints)
+        self._saved: tuple[int, dict[str, float]] | None = None  # The last checkpoint's step and losses.
 
     def run(self) -> DiffusionModel:
         """Trains to the last step and returns the model."""
@@ -317,7 +319,8 @@ class Run:
     def _save(self, step):
         if isinstance(self.report, ChiefReport):
             with self.report.doing("writing a checkpoint"):
-                self.snapshots.save(step, self.report)
+                self._saved = step, self.snapshots.save(step, self.report)
+            self._write_card()
 
     def _draw_samples(self, step):
         if not isinstance(self.report, ChiefReport):
@@ -326,6 +329,13 @@ class Run:
         labels = None if num_classes is None else [i % num_classes for i in range(count)]
         with self.report.doing("sampling a sheet"):
             self.report.show_samples(step, self.model.sample(range(count), labels=labels))
+        self._write_card()  # With this sheet.
+
+    def _write_card(self):
+        if self._saved is not None:
+            with writing(self.run_dir, model_card.NAME):
+                card = model_card.model_card(self.run_dir, self.config, self.model, self.images, *self._saved)
+                model_card.write_model_card(self.run_dir, card)
 
 
 def _unfinished(received, step, steps):

@@ -1,6 +1,6 @@
 """A run directory: whose it is, which config it was begun with, and its metrics.
 
-config.yaml   checkpoints/   model.keras   best.keras   samples/step_*.png   tensorboard/   metrics.jsonl
+config.yaml   checkpoints/   model.keras   best.keras   samples/step_*.png   tensorboard/   metrics.jsonl   README.md
 """
 
 import contextlib

@@ -53,8 +53,8 @@ class Snapshots:
         with writing(self._run_dir, "checkpoints"):
             self._checkpoints.remove_parts()
 
-    def save(self, step: int, report: ChiefReport) -> None:
-        """Writes all of them; raises UserError where it cannot."""
+    def save(self, step: int, report: ChiefReport) -> dict[str, float]:
+        """Writes all of them; raises UserError where it cannot. Returns the averaged weights' losses, by name."""
         losses = {"averaged_loss": self._ema_loss()}
         if self._images.held_out is not None:
             losses["held_out_loss"] = self._loss_of(self._images.held_out)
@@ -66,6 +66,7 @@ class Snapshots:
             self._save_model(["model.keras", *(["best.keras"] if is_best else [])])
             report.log_losses(step, losses)
             self._checkpoints.save(step, keep_too=step if is_best else best_step)
+        return losses
 
     def replace_lost_model(self) -> None:
         """Writes model.keras again if it is not there; raises UserError where it cannot."""

@@ -1,0 +1,35 @@
+"""A run's model card: what it says, and whose words stay."""
+
+import pytest
+
+from tests.support.runs import tiny, train_here
+from tf_blurdiff.training import model_card
+
+pytestmark = pytest.mark.usefixtures("small_network")
+
+
+def test_a_run_describes_its_model(small_run):
+    text = (small_run / "README.md").read_text()
+    assert text.startswith("# run\n") and "A diffusion model, blurring, of 8x8 images" in text
+    for fact in (
+        "| images learned from | 1,797 of digits |", "| trained | 60 of 60 steps of 16 images, seed 0 |",
+        "| sampling | multistep3, 5 steps |", "| labels | none |", "| averaged_loss | 0.", "sigma_blur_max 4.0",
+        "](samples/step_00000060.png)", "To be filled in: of the pictures",
+    ):  # fmt: skip
+        assert fact in text, fact
+
+
+def test_what_is_below_the_line_stays_and_what_is_above_is_new(tmp_path):
+    train_here(tmp_path, tiny(steps=10))
+    path = tmp_path / "README.md"
+    path.write_text(path.read_text().replace("To be filled in: of the pictures", "CC0: of the pictures"))
+    train_here(tmp_path, tiny(steps=20))
+    text = path.read_text()
+    assert "20 of 20 steps" in text and "10 of 10 steps" not in text
+    assert "CC0: of the pictures" in text and text.count("## Licence") == 1
+
+
+def test_a_page_of_the_users_own_is_left_alone(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    model_card.write_model_card(tmp_path, "a card")
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -1,0 +1,101 @@
+"""A run's model card, README.md: what the model is, written anew at each checkpoint; below a line the user's own."""
+
+import pathlib
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_blurdiff import __version__
+from tf_blurdiff.config import Config
+from tf_blurdiff.data import Images
+from tf_blurdiff.files import write_atomically
+from tf_blurdiff.model import DiffusionModel
+
+NAME = "README.md"
+_LINE = "<!-- What is above this line is written anew at every checkpoint. What is below it is yours, and stays. -->"
+_YOURS = """
+
+## Licence
+
+To be filled in: of the pictures that were learned from, and of these weights.
+
+## What it is for, and what it is not for
+
+To be filled in. The images are of the kind that was learned from, with its gaps and faults.
+"""
+
+
+def write_model_card(run_dir: pathlib.Path, text: str) -> None:
+    """Writes the card above its line and keeps what is below; leaves a README.md alone that has no such line.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path, yours = run_dir / NAME, _YOURS
+    if path.exists():
+        _, line, yours = path.read_text(errors="replace").partition(_LINE)
+        if not line:
+            return
+    write_atomically(path, lambda temporary: temporary.write_text(f"{text}\n{_LINE}{yours}"))
+
+
+def model_card(
+    run_dir: pathlib.Path, config: Config, model: DiffusionModel, images: Images, step: int, losses: dict[str, float]
+) -> str:
+    """What is above the line, as Markdown.
+
+    Args:
+        run_dir: the run directory.
+        config: what the run was begun with.
+        model: its model.
+        images: what it learns.
+        step: of the checkpoint.
+        losses: of the checkpoint, by name.
+    """
+    height, width, channels = model.image_shape
+    colours = "grey" if channels == 1 else "colour"
+    sheets = sorted((run_dir / "samples").glob("*.png"))
+    picture = f"![samples at step {int(sheets[-1].stem[5:]):,}](samples/{sheets[-1].name})\n\n" if sheets else ""
+    rows = _facts(config, model, images, step) | {name: f"{loss:.6g}" for name, loss in losses.items()}
+    table = "".join(f"| {name} | {fact} |\n" for name, fact in rows.items())
+    return f"""# {run_dir.resolve().name}
+
+A diffusion model, {config.process.preset}, of {height}x{width} images (height x width) in {colours}.
+
+{picture}    python -m tf_blurdiff.sample --model {run_dir}/model.keras --out samples.png
+
+    import tf_blurdiff as bd
+
+    model = bd.load_model("{run_dir}/model.keras")
+    images = model.sample(seeds=range(16))  # float32, [16, {height}, {width}, {channels}] in [-1, 1]
+
+| what | |
+|---|---|
+{table}
+[config.yaml](config.yaml) has every setting, `metrics.jsonl` the losses of every step that was logged. Scores against
+real images: `python -m tf_blurdiff.evaluate --model {run_dir}/model.keras --config {run_dir}/config.yaml`.
+"""
+
+
+def _facts(config, model, images, step):
+    held_out = "" if images.held_out is None else f", {images.held_out.num_images:,} held out"
+    settings, network = config.train, config.network.model_dump(exclude={"num_classes"})
+    return {
+        "images learned from": f"{images.num_images:,} of {_source(config.data)}{held_out}",
+        "labels": ", ".join(model.class_names or ()) or model.num_classes or "none",
+        "process": f"{config.process.preset}; {_settings(config.process.model_dump(exclude={'preset'}))}",
+        "network": f"{model.network.count_params():,} weights; {_settings(network)}",
+        "prediction": model.prediction,
+        "sampling": f"{model.sampler}, {model.num_steps} steps",
+        "trained": f"{step:,} of {settings.steps:,} steps of {settings.batch_size} images, seed {settings.seed}",
+        "versions": f"tf_blurdiff {__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}",
+    }
+
+
+def _source(data):
+    return " ".join([data.source, *(str(value) for key in ("name", "root") if (value := getattr(data, key, None)))])
+
+
+def _settings(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {list(value) if isinstance(value, tuple) else value}" for name, value in values.items())
