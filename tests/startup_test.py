@@ -17,7 +17,7 @@ print(_pywrap_util_port.IsMklEnabled())
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN is left to TensorFlow there")
-@pytest.mark.parametrize("own_setting, enabled", [(None, "True"), ("0", "False")])
+@pytest.mark.parametrize("own_setting, enabled", [(None, "True"), pytest.param("0", "False", marks=pytest.mark.slow)])
 def test_a_command_line_uses_onednn_unless_told_otherwise(own_setting, enabled, tmp_path):
     environment = commands.environment()
     environment.pop("TF_ENABLE_ONEDNN_OPTS")  # The tests' own.

@@ -16,6 +16,14 @@ from tests.support.event_loop import in_event_loop
 Spec = store.ModelSpec
 
 
+@pytest.fixture(scope="module", autouse=True)
+def earlier_tests_objects_are_left_alone():
+    """The store has Python look for garbage at every version that goes, which is long among what other tests left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Model:
     """What the loader makes of a version's folder."""
 

@@ -118,7 +118,17 @@ def test_nothing_to_train_is_said(tmp_path):
     assert saved(model, tmp_path / "model.keras").compiled
 
 
-@pytest.mark.parametrize("make_optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+# Of the unlike: one with an own weight's shape, one that sorts weights, one that has other weights to evaluate with.
+UNLIKE = "Adafactor", "Muon", "ScheduleFreeAdamW"
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        pytest.param(make_optimizer, id=name, marks=[] if name in UNLIKE else pytest.mark.slow)
+        for name, make_optimizer in OPTIMIZERS.items()
+    ],
+)
 def test_every_optimizer_of_keras_makes_steps(make_optimizer, tmp_path):
     model = compiled(make_optimizer(RATE))
     before = [np.asarray(weight) for weight in model.network.weights]

@@ -192,7 +192,9 @@ def test_an_export_is_refused_that_would_need_the_data(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ancestral", "multistep3"])
+@pytest.mark.parametrize(
+    "sampler", ["ancestral2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddim", "multistep3"))]
+)
 def test_the_graph_holds_nothing_that_a_server_cannot_repeat(trained_model, tmp_path, sampler):
     nodes, graph = operations(bd.export_savedmodel(trained_model, tmp_path, sampler=sampler))
     names = {node.op for node in nodes}

@@ -95,7 +95,7 @@ class DiffusionModel(KerasInterface):
 
     Example:
         >>> import tf_blurdiff as bd
-        >>> network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1, 2), num_res_blocks=1)
+        >>> network = bd.UNet(image_shape=(8, 8, 1), channels=8, multipliers=(1,), num_res_blocks=1)
         >>> model = bd.DiffusionModel(network, bd.process.blurring(sigma_blur_max=4.0))
         >>> images = np.zeros((32, 8, 8, 1), "float32")
         >>> model.adapt([images])
@@ -223,7 +223,8 @@ class DiffusionModel(KerasInterface):
 
         Example:
             >>> import tf_blurdiff as bd
-            >>> bd.load_pretrained("digits").fingerprint() == bd.load_pretrained("digits").fingerprint()
+            >>> model = bd.load_pretrained("digits")
+            >>> model.fingerprint() == model.averaged().fingerprint()
             True
         """
         return copies.fingerprint(self)
