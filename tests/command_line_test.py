@@ -46,7 +46,7 @@ MISTAKES = {
     "cut model": (["sample", "--model", "cut.keras"], "cut.keras is not a .keras file that can be read"),
     "unknown sampler": (
         ["sample", "--model", MODEL, "--sampler", "euler"],
-        "--sampler=euler: value should be one of <ancestral|ancestral2|ddim|",
+        "sampler must be one of ancestral, ancestral2, ddim,",
     ),
     "sampler of another process": (["sample", "--model", MODEL, "--sampler", "cold"], "sampler 'cold' needs a process"),
     "prediction of another process": ([*TRAIN, "--set", "model.prediction=less_blurred"], "model.prediction"),

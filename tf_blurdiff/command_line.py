@@ -13,6 +13,7 @@ from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.samplers import SAMPLERS
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.networks import PRECISIONS
+from tf_blurdiff.own_code import import_packages
 
 # Flags belong to the modules that call what is below.
 flags.disclaim_key_flags()
@@ -25,12 +26,14 @@ _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         "string",
         {"help": "The model: a .keras file, a run directory, or digits or fashion_mnist, which are shipped."},
     ),
+    "imports": ("multi_string", {"default": [], "help": "A package of your own to import first. That runs its code"}),
     "precision": (
         "enum",
         {"enum_values": list(PRECISIONS), "help": "Of the network's arithmetic (default: as the model was trained)."},
     ),
     "num_steps": ("integer", {"help": "Calls of the network (default: the model's own)."}),
-    "sampler": ("enum", {"enum_values": list(SAMPLERS), "help": "The sampler (default: the model's own)."}),
+    # No enum: packages of the user's own may bring others.
+    "sampler": ("string", {"help": f"The sampler: {', '.join(SAMPLERS)} (default: the model's own)."}),
     "grid": (
         "enum",
         {"enum_values": list(GRIDS), "help": "Times of the steps (default: the model's or sampler's own)."},
@@ -177,6 +180,8 @@ def run(main: Callable[[], None], values: flags.FlagValues = flags.FLAGS, takes_
     logging.set_verbosity(logging.WARNING)
     _parse(main, values, takes_command)
     try:
+        if "imports" in values:
+            import_packages(values["imports"].value or ())
         main()
     except UserError as error:
         _fail(error)

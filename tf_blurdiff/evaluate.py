@@ -35,6 +35,7 @@ from tf_blurdiff.files import writable_folder
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model", repeatable=True, required=True)
 _CONFIG = FLAGS.shared("config", required=True)
+FLAGS.shared("imports")
 _SET = FLAGS.shared("set")
 _SPLIT = FLAGS.enum(
     "split", "train", ["train", "held_out"], "Which real images: those that a run learns from, or data.held_out's."

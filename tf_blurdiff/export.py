@@ -14,6 +14,7 @@ from tf_blurdiff.serving import export_savedmodel, verify
 
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model")
+FLAGS.shared("imports")
 _OUT = FLAGS.string("out", None, "The folder that the server watches; the export is its subfolder VERSION.")
 _VERSION = FLAGS.integer("version", None, "Version number (default: the next).")
 FLAGS.sampling()

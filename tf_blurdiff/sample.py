@@ -29,6 +29,7 @@ from tf_blurdiff.model import load_model
 
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model", required=True)
+FLAGS.shared("imports")
 _NUM_IMAGES = FLAGS.integer("num_images", 64, "How many images.")
 FLAGS.sampling()
 _SEED = FLAGS.shared("seed")

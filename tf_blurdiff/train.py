@@ -15,6 +15,7 @@ from tf_blurdiff.training import train
 
 FLAGS = command_line.Flags()
 _CONFIG = FLAGS.shared("config", required=True)
+FLAGS.shared("imports")
 _RUN_DIR = FLAGS.string("run_dir", None, "Where the run is kept (default: runs/NAME of the config).")
 _SET = FLAGS.shared("set")
 _OVERRIDE_CONFIG = FLAGS.bool(

@@ -13,6 +13,7 @@ from tf_blurdiff.files import writable_file, write_atomically, writing
 
 FLAGS = command_line.Flags()
 _CONFIG = FLAGS.shared("config", required=True)
+FLAGS.shared("imports")
 _SET = FLAGS.shared("set")
 _OUT = FLAGS.string("out", "classifier.keras", "The classifier's file.")
 _EPOCHS = FLAGS.integer("epochs", 20, "Passes over the data.")

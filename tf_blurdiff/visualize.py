@@ -57,6 +57,7 @@ _IMAGE_SIZE = FLAGS.integer(
     "image_size", None, "Height and width in pixels (default: the config's, or 32).", lower_bound=2, upper_bound=1024
 )
 _MODEL = FLAGS.shared("model")
+FLAGS.shared("imports")
 _SEEDS = FLAGS.list("seeds", None, "Seeds; interpolate takes them in pairs (default: 0,1,2,3; for solvers 0 to 15).")
 _LABELS = FLAGS.shared("labels")
 _NUM_IMAGES = FLAGS.integer(

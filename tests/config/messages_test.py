@@ -72,7 +72,7 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(values, line):
 
 def test_a_mapping_that_is_none_or_empty():
     assert problems(3) == [
-        "config: got 3, expected a mapping with the keys data, process, network, model, train, sample"
+        "config: got 3, expected a mapping with the keys data, process, network, model, train, sample, imports"
     ]
     assert problems({}) == ["data: missing, expected the images: a mapping with a source"]
     size = "data.image_size: missing, expected height and width in pixels, or [height, width]"

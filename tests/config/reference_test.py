@@ -19,7 +19,7 @@ def rows(section):
 
 
 def test_every_key_is_there():
-    for heading, section in {"train": schema.Train, "network": schema.Network, "source: tfds": schema.Tfds}.items():
+    for heading, section in {"train": schema.Train, "the U-Net": schema.Network, "source: tfds": schema.Tfds}.items():
         assert rows(heading).keys() == section.model_fields.keys()
 
 
@@ -28,7 +28,7 @@ def test_values_defaults_and_bounds_are_in_plain_words():
     assert train["steps"] == ("integer >= 1", "`800000`", "optimizer steps")
     assert train["clip_norm"][:2] == ("number > 0 or null", "`1.0`")
     assert rows("sample")["sampler"][0] == ", ".join(f"`{name}`" for name in SAMPLERS) + " or null"
-    assert rows("network")["multipliers"][:2] == ("list of integer >= 1", "`[1, 2, 2, 2]`")
+    assert rows("the U-Net")["multipliers"][:2] == ("list of integer >= 1", "`[1, 2, 2, 2]`")
     assert folder["root"][1] == "must be given" and folder["source"][0] == "`image_folder`"
     assert folder["image_size"][0] == "integer or list of 2 of integer or null"
     assert folder["augment"][0] == "list of `flip`, `crop` or null"

@@ -15,8 +15,9 @@ from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.diffusion import grids, predictions, process, samplers
 from tf_blurdiff.errors import UserError
 
-PRESETS = typing.get_args(Config.model_fields["process"].annotation)
-SOURCES = typing.get_args(Config.model_fields["data"].annotation)
+PRESETS = [each for each in typing.get_args(Config.model_fields["process"].annotation) if each is not schema.OwnProcess]
+SOURCES = [each for each in typing.get_args(Config.model_fields["data"].annotation) if each is not schema.OwnData]
+OWN = [schema.OwnProcess, schema.OwnData, schema.OwnNetwork]
 
 
 def test_defaults():
@@ -66,8 +67,7 @@ def test_a_source_has_defaults_and_arguments_of_the_library():
 
 
 def test_every_field_has_a_description():
-    sections = [field.annotation for field in Config.model_fields.values() if not field.discriminator]
-    for section in [Config, *sections, *PRESETS, *SOURCES]:
+    for section in [Config, *PRESETS, *SOURCES, *OWN, schema.Network, schema.Model, schema.Train, schema.Sample]:
         assert all(field.description for field in section.model_fields.values()), section
 
 

@@ -9,17 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import keras
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem, show
-from tf_blurdiff.config.schema import AUTO, Config, Data, ImageFolder, ProcessSection, Section
-from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images
+from tf_blurdiff.config.schema import AUTO, Config, Data, ImageFolder, OwnData, OwnNetwork, ProcessSection, Section
+from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images, own_images
 from tf_blurdiff.diffusion.predictions import PREDICTIONS, checked_loss_exponent, default_prediction
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.files import shipped_files
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.networks import UNet, fast_precision
+from tf_blurdiff.own_code import call_object
 
 
 class _Decides(NamedTuple):
@@ -202,15 +204,31 @@ def build_process(config: Config) -> Process:
     return config.process.build()
 
 
-def build_network(config: Config) -> UNet:
-    """The config's `UNet`, untrained."""
+def build_network(config: Config) -> keras.Model:
+    """The config's network, untrained: a `UNet`, or one of the user's own."""
+    precision = resolved(config).train.precision
+    if isinstance(config.network, OwnNetwork):
+        return _own_network(config.network, config.image_shape, precision)
     try:
-        precision = resolved(config).train.precision
         network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=precision)
         network.build()
     except ValueError as error:
         # Keras puts words of its own in front of a layer's.
         raise ConfigError(f"network: {str(error).splitlines()[-1]}") from error
+    return network
+
+
+def _own_network(section, image_shape, precision):
+    arguments = {"image_shape": image_shape, "num_classes": section.num_classes, **(section.model_extra or {})}
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)  # Layers that are told no other take this one.
+    try:
+        network = call_object("network.class", section.class_name, **arguments)
+    finally:
+        keras.config.set_dtype_policy(before)
+    if not isinstance(network, keras.Model):
+        expected = f"{section.class_name} to return a Keras model"
+        raise ConfigError(problem("network.class", type(network).__name__, expected))
     return network
 
 
@@ -221,6 +239,7 @@ def build_model(config: Config, class_names: Sequence[str] | None = None) -> Dif
         build_process(config),
         **config.model.model_dump(),
         image_shape=config.image_shape,
+        num_classes=config.network.num_classes,
         class_names=class_names,
         ema_decay=config.train.ema_decay,
         clip_norm=config.train.clip_norm,
@@ -239,7 +258,12 @@ def build_images(config: Config) -> Images:
         ConfigError: if its labels are not as many as network.num_classes.
     """
     config = with_pictures(config)
-    images = open_images(**config.data.model_dump(exclude={"flip", "augment"}), crop=config.data.crop)
+    if isinstance(config.data, OwnData):
+        images = own_images(
+            config.data.arrays, config.image_shape, config.data.held_out, config.data.crop, config.data.labels
+        )
+    else:
+        images = open_images(**config.data.model_dump(exclude={"flip", "augment"}), crop=config.data.crop)
     num_classes = config.network.num_classes
     if num_classes is not None and num_classes != images.num_classes:
         expected = "null" if images.num_classes is None else f"{images.num_classes} or null"
@@ -308,4 +332,5 @@ def _is_dict(values: object) -> bool:
 
 
 def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    flat = {"imports": sections.pop("imports")}
+    return flat | {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}

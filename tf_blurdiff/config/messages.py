@@ -63,8 +63,19 @@ def _locate(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[Any, ty
     section: Any = field.annotation
     if field.discriminator:
         tag, *rest = rest
-        section = next(each for each in get_args(section) if each.model_fields[field.discriminator].default == tag)
-    return (name, *rest), section, section.model_fields.get(rest[0])
+        section = _alternative(section, field.discriminator, tag)
+    if not rest:
+        return (name,), section, None
+    fields = {field.alias or key: field for key, field in section.model_fields.items()}
+    return (name, *rest), section, fields.get(rest[0])
+
+
+def _alternative(union, discriminator, tag):
+    """The section of a union that has this tag."""
+    if isinstance(discriminator, str):
+        return next(each for each in get_args(union) if each.model_fields[discriminator].default == tag)
+    tagged = {each.__metadata__[0].tag: each.__origin__ for each in get_args(union)}  # Annotated[Section, Tag(tag)]
+    return tagged[tag]
 
 
 def _line(found: Any, keys: tuple[int | str, ...], section: type[BaseModel], field: FieldInfo | None) -> str:

@@ -19,12 +19,15 @@ A config is a YAML file of these sections, in [`configs/`](../configs) or your o
 one key, with YAML's forms (`--set network.multipliers=[1,2]`, `--set data.root=photos`); a key that is not there, a
 wrong type or a value out of range is one line that names the key, the value and what is allowed. A run's
 `config.yaml` has every key with the value that it was trained with. [training.md](training.md) says how to choose.
+
+Beside the sections there is `imports`, a list of packages of your own that the config names. A section with `class`
+takes what it is made of from there, and its other keys are that function's arguments: [extending.md](extending.md).
 """
 _COLUMNS = "| key | values | default | meaning |\n|---|---|---|---|\n"
 _SECTIONS = {
-    "data": (schema.Digits, schema.Tfds, schema.ImageFolder),
-    "process": (schema.Gaussian, schema.Blurring, schema.HeatDissipation, schema.Cold),
-    "network": (schema.Network,),
+    "data": (schema.Digits, schema.Tfds, schema.ImageFolder, schema.OwnData),
+    "process": (schema.Gaussian, schema.Blurring, schema.HeatDissipation, schema.Cold, schema.OwnProcess),
+    "network": (schema.Network, schema.OwnNetwork),
     "model": (schema.Model,),
     "train": (schema.Train,),
     "sample": (schema.Sample,),
@@ -43,12 +46,17 @@ def _section(name, kinds):
     for kind in kinds:
         described = kind.model_json_schema()
         if len(kinds) > 1:
-            selector = "source" if name == "data" else "preset"
-            value = described["properties"][selector]["const"]
-            text += f"\n### {selector}: {value}\n\n{described['description']}\n"
+            text += f"\n### {_title(described['properties'])}\n\n{described['description']}\n"
         rows = (_row(key, f, key in described.get("required", ())) for key, f in described["properties"].items())
         text += "\n" + _COLUMNS + "".join(rows)
     return text
+
+
+def _title(properties):
+    if "class" in properties:
+        return "class: package.name"
+    selector = next((key for key in ("source", "preset") if key in properties), None)
+    return f"{selector}: {properties[selector]['const']}" if selector else "the U-Net"
 
 
 def _row(key, field, is_required):

@@ -4,10 +4,11 @@ What the library has tables or checks for is asked of the library; the rules her
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from tf_blurdiff.compilation import CHOICES as COMPILE_CHOICES
@@ -32,21 +33,21 @@ from tf_blurdiff.diffusion.samplers import (
 )
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.networks import PRECISIONS
+from tf_blurdiff.own_code import call_object, check_named
 
 AUTO = "auto"
 AUGMENTATIONS = "flip", "crop"
 _FOLDERS = {"folders": FOLDERS}
 
 
-def _one_of(names: Iterable[str]) -> BeforeValidator:
-    names = tuple(names)
-
+def _one_of(names: Collection[str]) -> BeforeValidator:
+    # Names are looked up when they are checked: packages of the user's own may have added some.
     def check(value: Any) -> Any:
-        if value not in names:
+        if value not in tuple(names):  # A list is in no dictionary, nor out of it.
             raise PydanticCustomError("one_of", "Input should be one of {names}", {"names": ", ".join(names)})
         return value
 
-    return BeforeValidator(check, json_schema_input_type=Literal[names])
+    return BeforeValidator(check, json_schema_input_type=Literal[tuple(names)])
 
 
 def _on_or_off(value: Any) -> Any:
@@ -77,6 +78,12 @@ def _checked_labels(value: Any) -> Any:
     return names
 
 
+def _checked_class(value: Any) -> Any:
+    if not isinstance(value, str) or not re.fullmatch(r"\w+(\.\w+)+", value):
+        raise PydanticCustomError("class", "Input should be package.name, of a package in imports")
+    return value
+
+
 def _without(problems: Iterable[str], section: Any) -> Any:
     lines = "\n".join(problems)
     if lines:
@@ -105,10 +112,13 @@ LogSNR = Annotated[float, Field(ge=-1000, le=1000)]
 BlurUnit = Annotated[str, _one_of(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
 
 
+ClassName = Annotated[str, BeforeValidator(_checked_class), Field(alias="class")]
+
+
 class Section(BaseModel):
     """What all sections are: plain values that cannot be changed, and no keys but those there are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True)
 
 
 # The config.yaml of older runs has these keys for every source, at these values where the source has no use for them.
@@ -185,6 +195,20 @@ class ImageFolder(Data):
     )
 
 
+class OwnData(Data):
+    """Pictures of your own: a function of `image_shape`, and of the section's other keys, that returns arrays."""
+
+    model_config = ConfigDict(extra="allow")
+
+    source: Literal["own"] = Field("own", description="where the images come from; may be left out beside class")
+    class_name: ClassName = Field(description="package.name of the function, of a package in imports")
+    labels: Labels | None = Field(None, description="names of the classes; null for labels without names, or none")
+
+    def arrays(self, image_shape: tuple[int, int, int]) -> Any:
+        """What the function returns."""
+        return call_object("data.class", self.class_name, image_shape=image_shape, **(self.model_extra or {}))
+
+
 class ProcessSection(Section):
     """The diffusion process: a preset of `tf_blurdiff.process` and its arguments."""
 
@@ -250,6 +274,22 @@ class Cold(ProcessSection):
     num_levels: int = Field(300, ge=2, description=_LEVELS)
 
 
+class OwnProcess(ProcessSection):
+    """A process of your own: a function of the section's other keys that returns a `bd.process.Process`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    preset: Literal["own"] = Field("own", description="the process; may be left out beside class")
+    class_name: ClassName = Field(description="package.name of the function, of a package in imports")
+
+    def build(self) -> Process:
+        """The `Process`."""
+        process = call_object("class", self.class_name, **(self.model_extra or {}))
+        if not isinstance(process, Process):
+            raise UserError(f"class: {self.class_name} must return a Process. Received: a {type(process).__name__}")
+        return process
+
+
 class Network(Section):
     """The U-Net; see `tf_blurdiff.UNet`."""
 
@@ -262,6 +302,20 @@ class Network(Section):
     dropout: float = Field(0.1, ge=0, lt=1, description="rate inside the residual blocks")
     num_classes: PositiveInt | None = Field(None, description="number of labels; null for a model without")
     rematerialize: bool = Field(False, description="train with less memory and more time: blocks are computed twice")
+
+
+class OwnNetwork(Section):
+    """A network of your own: a class, or a function, of `image_shape`, `num_classes` and the section's other keys."""
+
+    model_config = ConfigDict(extra="allow")
+
+    class_name: ClassName = Field(description="package.name of the class, of a package in imports")
+    num_classes: PositiveInt | None = Field(None, description="number of labels; null for a model without")
+
+
+def _kind_of_network(section: Any) -> str:
+    is_own = "class" in section if isinstance(section, dict) else isinstance(section, OwnNetwork)
+    return "own" if is_own else "unet"
 
 
 class Model(Section):
@@ -346,14 +400,37 @@ class Config(Section):
         ((64, 96, 3), 20.0)
     """
 
-    data: Digits | Tfds | ImageFolder = Field(discriminator="source", description="the images: a mapping with a source")
-    process: Gaussian | Blurring | HeatDissipation | Cold = Field(
+    data: Digits | Tfds | ImageFolder | OwnData = Field(
+        discriminator="source", description="the images: a mapping with a source"
+    )
+    process: Gaussian | Blurring | HeatDissipation | Cold | OwnProcess = Field(
         Blurring(), discriminator="preset", description="the diffusion process: a mapping with a preset"
     )
-    network: Network = Field(Network(), description="the U-Net")
+    network: Annotated[Network, Tag("unet")] | Annotated[OwnNetwork, Tag("own")] = Field(
+        Network(), discriminator=Discriminator(_kind_of_network), description="the U-Net"
+    )
     model: Model = Field(Model(), description="what the network predicts")
     train: Train = Field(Train(), description="the training run")
     sample: Sample = Field(Sample(), description="how images are sampled")
+    imports: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="packages of your own that the config names; the command must name them too: --imports"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tell_what_is_own(cls, values: Any) -> Any:
+        """Beside a class, source and preset need not be told; what is imported has to be there before it is used."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        for section, key in {"data": "source", "process": "preset"}.items():
+            given = values.get(section)
+            if isinstance(given, dict) and "class" in given:
+                values[section] = {key: "own", **given}
+        imports = values.get("imports") or ()
+        if isinstance(imports, list | tuple):
+            check_named("imports", map(str, imports))
+        return values
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -370,14 +447,14 @@ class Config(Section):
         return _without([*self._network_problems(), *self._prediction_problems()], self)
 
     def _network_problems(self) -> Iterator[str]:
-        if self.data.image_size is not None:
-            yield from self._size_problems()
+        if self.data.image_size is not None and isinstance(self.network, Network):
+            yield from self._size_problems(self.network)
         network, labels = self.network, getattr(self.data, "labels", None)
         if self.model.label_dropout and network.num_classes is None and labels is None:
             yield problem("model.label_dropout", self.model.label_dropout, "0, since network.num_classes is null")
 
-    def _size_problems(self) -> Iterator[str]:
-        network, (height, width, _) = self.network, self.image_shape
+    def _size_problems(self, network: Network) -> Iterator[str]:
+        height, width, _ = self.image_shape
         attention = network.attention_resolutions
         halvings = len(network.multipliers) - 1
         given = f"network.multipliers {list(network.multipliers)}"

@@ -6,7 +6,7 @@ from tf_blurdiff.data.images import Images
 from tf_blurdiff.data.listing import FOLDERS, FileNames
 from tf_blurdiff.data.pictures import WHITE, WRITTEN, checked_colour, read_image, save_grid, save_image
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
-from tf_blurdiff.data.sources import open_images
+from tf_blurdiff.data.sources import open_images, own_images
 
 __all__ = [
     "FOLDERS",
@@ -18,6 +18,7 @@ __all__ = [
     "chosen_size",
     "evenly_spaced_batches",
     "open_images",
+    "own_images",
     "read_image",
     "save_grid",
     "save_image",

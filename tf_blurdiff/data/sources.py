@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -85,8 +85,7 @@ def open_images(
         raise DataError(f"split: got {split!r}, expected 'train', the only split of {source}")
     if source != "image_folder" and labels is not None:
         raise DataError(f"labels: got {labels!r}, expected None for {source}")
-    margin = tuple(-(-side // _CROPPED) for side in size) if crop else (0, 0)
-    whole_shape = (size[0] + margin[0], size[1] + margin[1], channels)
+    margin, whole_shape = _room_for_crops((*size, channels), crop)
     memory_limit = cache_gb * _GIGABYTE
     checked_colour(background)
     if source == "digits":
@@ -98,6 +97,63 @@ def open_images(
     else:
         raise DataError(f"source: got {source!r}, expected one of digits, image_folder, tfds")
     return _with_held_out(opened, (*size, channels), margin, held_out)
+
+
+def own_images(
+    arrays: Callable[[tuple[int, int, int]], Any],
+    image_shape: tuple[int, int, int],
+    held_out: float,
+    crop: bool,
+    class_names: Sequence[str] | None = None,
+) -> Images:
+    """The `Images` of a function of the user's own.
+
+    Args:
+        arrays: is called with the images' shape, which is an eighth larger for `crop`, and returns uint8
+            `[N, H, W, C]`, or a pair with integer labels `[N]` from 0 on; an array that is mapped from a file stays
+            there.
+        image_shape: (H, W, C).
+        held_out, crop: as `open_images` has them.
+        class_names: of the labels, or None.
+
+    Raises:
+        DataError: for arrays of another shape or type.
+
+    Example:
+        >>> white = lambda image_shape: np.full((20, *image_shape), 255, np.uint8)
+        >>> images = own_images(white, (8, 8, 3), held_out=0.1, crop=False)
+        >>> images.num_images, images.held_out.num_images, images.num_classes
+        (18, 2, None)
+    """
+    margin, whole_shape = _room_for_crops(image_shape, crop)
+    pixels, labels = _pixels_and_labels(arrays(whole_shape), whole_shape)
+    num_classes = None if labels is None else len(class_names) if class_names else int(labels.max()) + 1
+    if num_classes is not None and labels.max() >= num_classes:
+        raise DataError(f"data.labels: got {num_classes} names, expected {labels.max() + 1}: one for each label")
+    return _with_held_out(_open_array(pixels, labels, num_classes, class_names), image_shape, margin, held_out)
+
+
+def _pixels_and_labels(returned, shape):
+    pixels, labels = returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+    given = f"{getattr(pixels, 'dtype', type(pixels).__name__)} of shape {getattr(pixels, 'shape', None)}"
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != shape or not len(pixels):
+        raise DataError(f"data.class: got {given}, expected a NumPy array, uint8 of shape (N, {str(shape)[1:]}")
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != (len(pixels),) or labels.dtype.kind not in "iu" or labels.min() < 0:
+            given = f"{labels.dtype} of shape {labels.shape}"
+            raise DataError(
+                f"data.class: got labels {given}, expected integers of 0 or more, of shape ({len(pixels)},)"
+            )
+        labels = labels.astype(np.int64)
+    return pixels, labels
+
+
+def _room_for_crops(image_shape, crop):
+    """How much larger pictures are read that will be cut at random, and their shape."""
+    height, width, channels = image_shape
+    margin = (-(-height // _CROPPED), -(-width // _CROPPED)) if crop else (0, 0)
+    return margin, (height + margin[0], width + margin[1], channels)
 
 
 def in_memory(pixels: np.ndarray, labels: np.ndarray | None = None, num_classes: int | None = None) -> Images:
