@@ -29,9 +29,7 @@ setup: .venv/installed ## .venv with the package, what its tests need and the pr
 
 # Once made, an environment keeps its Python.
 .venv/installed: pyproject.toml setup.py | $(VENV_PYTHON)
-	$(VENV_PYTHON) -m pip install --progress-bar on --no-compile -e '.[test]'
-	@# As pip would, but on all processors. Some packages hold files that are no Python.
-	$(VENV_PYTHON) -m compileall -qq -j 0 .venv/lib || true
+	$(VENV_PYTHON) -m pip install --progress-bar on -e '.[test]'
 	touch $@
 
 quickstart: setup ## from nothing to images through a served endpoint
