@@ -37,6 +37,14 @@ def test_the_pages_commands_run(forks, folder):
     assert (folder / "served" / "mine" / "1" / "saved_model.pb").is_file()
 
 
+def test_a_model_whose_package_is_not_named_says_what_is_missing(forks):
+    done = forks.run("-m", "tf_blurdiff.sample", "--model=runs/mine")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert (
+        "holds a class MyNet, which nothing has brought: import its package first, on the command line" in done.stderr
+    )
+
+
 def test_the_parts_are_what_they_should_be(forks):
     """In another process, where the file is loaded from what the command has named."""
     program = """

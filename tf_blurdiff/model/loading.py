@@ -1,5 +1,6 @@
 """Models from .keras files, and the models that come with the package."""
 
+import re
 from pathlib import Path
 
 import keras
@@ -56,6 +57,12 @@ def load_model(path_or_name: str | Path, precision: str | None = None) -> Diffus
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # A damaged file makes zipfile, h5py, json or Keras fail, each in its own way.
+        missing = _missing_class(error)
+        if missing:
+            raise UserError(
+                f"{path} holds a class {missing}, which nothing has brought: import its package first, on the command "
+                "line with --imports, and register it with Keras"
+            ) from error
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path} is not a .keras file that can be read: {reason}") from error
     if not isinstance(model, DiffusionModel):
@@ -78,3 +85,13 @@ def load_pretrained(name: str) -> DiffusionModel:
     """
     one_of("name", name, shipped_models())
     return load_model(shipped_models()[name])
+
+
+def _missing_class(error: BaseException | None) -> str | None:
+    """The name of the class that Keras did not find, if that is what an error comes from."""
+    while error is not None:
+        match = re.match(r"Could not locate class '(\w+)'", str(error))
+        if match:
+            return match[1]
+        error = error.__cause__ or error.__context__
+    return None
