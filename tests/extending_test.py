@@ -14,7 +14,7 @@ LINES = re.findall(r"^    python (.*)$", PAGE, re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The reader's folder, after the page's first command."""
+    """The reader's folder, with the page's two files."""
     folder = tmp_path_factory.mktemp("own")
     for name, language in {"my_package.py": "python", "mine.yaml": "yaml"}.items():
         (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
@@ -28,16 +28,24 @@ def forks(folder):
         yield forks
 
 
-def test_the_pages_commands_run(forks, folder):
+@pytest.fixture(scope="module")
+def done(forks):
+    """The page's commands, after they have run in their order."""
+    return {line: forks.run(*line.split()) for line in LINES}
+
+
+def test_the_pages_commands_run(done, folder):
     assert len(LINES) == 3
-    for line in LINES:
-        done = forks.run(*line.split())
-        assert done.returncode == 0, (line, done.stderr)
+    for line, each in done.items():
+        assert each.returncode == 0, (line, each.stderr)
+    card = (folder / "runs" / "mine" / "README.md").read_text()
+    assert "1,000 of own my_package.squares" in card and "A diffusion model, my_package.my_process, of 8x8" in card
+    assert "--model runs/mine/model.keras --imports my_package --out" in card
     assert Image.open(folder / "large.png").size[0] > 32
     assert (folder / "served" / "mine" / "1" / "saved_model.pb").is_file()
 
 
-def test_a_model_whose_package_is_not_named_says_what_is_missing(forks):
+def test_a_model_whose_package_is_not_named_says_what_is_missing(forks, done):
     done = forks.run("-m", "tf_blurdiff.sample", "--model=runs/mine")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
     assert (
@@ -45,7 +53,7 @@ def test_a_model_whose_package_is_not_named_says_what_is_missing(forks):
     )
 
 
-def test_the_parts_are_what_they_should_be(forks):
+def test_the_parts_are_what_they_should_be(forks, done):
     """In another process, where the file is loaded from what the command has named."""
     program = """
 import numpy as np
@@ -86,6 +94,9 @@ np.testing.assert_allclose(model.sample([3], labels=[1]), model.sample([3], labe
         ),
         (["--set=data.class=my_package.my_process"], "data.class: my_package.my_process cannot be called"),
         (["--set=data.labels=[one]"], "data.labels: got 1 names, expected 2: one for each label"),
+        (["--set=data.labels=folders"], "data.labels: got 'folders', expected a valid list or null"),
+        (["--set=data.split=train"], "squares() got an unexpected keyword argument 'split' (own_code.py, line"),
+        (["--set=imports=my_package"], "imports: got 'my_package', expected a valid list"),
         (["--set=network=3"], "network: got 3, expected a mapping with the keys channels, multipliers"),
         (["--set=sample.sampler=crooked"], "sample.sampler: got 'crooked', expected one of ancestral, ancestral2"),
     ],
@@ -119,6 +130,8 @@ def test_arrays_of_another_kind_are_named():
         with pytest.raises(UserError) as caught:
             own_images(lambda shape, returned=returned: returned, (8, 8, 1), 0.0, False)
         assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"data\.labels: got 1 names, expected null, since there are no labels"):
+        own_images(lambda shape: white, (8, 8, 1), 0.0, False, class_names=["one"])
     shapes = []
     images = own_images(lambda shape: shapes.append(shape) or np.zeros((9, *shape), np.uint8), (8, 8, 1), 0.2, True)
     assert shapes == [(9, 9, 1)] and images.held_out.num_images + images.num_images == 9

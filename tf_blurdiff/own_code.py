@@ -5,6 +5,8 @@ names objects of packages that the command line, or a program, has named.
 """
 
 import importlib
+import os
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,10 +42,7 @@ def check_named(key: str, packages: Iterable[str]) -> None:
     """Raises a UserError unless `import_packages` was called with each of these."""
     for name in packages:
         if name not in _named:
-            raise UserError(
-                f"{key}: got {name!r}, expected a package that the command names: --imports={name} imports it. "
-                "That runs its code"
-            )
+            raise UserError(f"{key}: got {name!r}, expected a package that the command names: {_how_to_import(name)}")
 
 
 def find_object(key: str, name: str) -> Any:
@@ -60,8 +59,8 @@ def find_object(key: str, name: str) -> Any:
     package = next((package for package in _named if f"{name}.".startswith(f"{package}.")), None)
     if package is None or not module:
         raise UserError(
-            f"{key}: got {name!r}, expected package.name, of a package that the command names: --imports="
-            f"{name.partition('.')[0]} imports it. That runs its code"
+            f"{key}: got {name!r}, expected package.name, of a package that the command names: "
+            + _how_to_import(name.partition(".")[0])
         )
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -70,12 +69,22 @@ def find_object(key: str, name: str) -> Any:
 
 
 def call_object(key: str, name: str, *arguments: Any, **named: Any) -> Any:
-    """What the object of that name returns, called with these arguments; a UserError where it refuses them."""
+    """What the object of that name returns, called with these arguments.
+
+    Raises:
+        UserError: if there is no such object, and for a TypeError or ValueError, with the place that it comes from.
+    """
     function = find_object(key, name)
     try:
         return function(*arguments, **named)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{key}: {name} cannot be called: {_line(error)}") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{os.path.basename(place.filename)}, line {place.lineno}"
+        raise UserError(f"{key}: {name} cannot be called: {_line(error)} ({where})") from error
+
+
+def _how_to_import(package):
+    return f"--imports={package} imports it. That runs its code"
 
 
 def _line(error):

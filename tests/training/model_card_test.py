@@ -22,11 +22,12 @@ def test_a_run_describes_its_model(small_run):
 def test_what_is_below_the_line_stays_and_what_is_above_is_new(tmp_path):
     train_here(tmp_path, tiny(steps=10))
     path = tmp_path / "README.md"
-    path.write_text(path.read_text().replace("To be filled in: of the pictures", "CC0: of the pictures"))
+    mine = "CC0: of the pictures, \xe4".encode("latin-1")  # Of another encoding, and other line ends.
+    path.write_bytes(path.read_bytes().replace(b"To be filled in: of the pictures", mine) + b"\r\nmine\r\n")
     train_here(tmp_path, tiny(steps=20))
-    text = path.read_text()
-    assert "20 of 20 steps" in text and "10 of 10 steps" not in text
-    assert "CC0: of the pictures" in text and text.count("## Licence") == 1
+    text = path.read_bytes()
+    assert b"20 of 20 steps" in text and b"10 of 10 steps" not in text
+    assert mine in text and text.endswith(b"\r\nmine\r\n") and text.count(b"## Licence") == 1
 
 
 def test_a_page_of_the_users_own_is_left_alone(tmp_path):

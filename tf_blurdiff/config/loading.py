@@ -331,6 +331,10 @@ def _is_dict(values: object) -> bool:
     return isinstance(values, DictConfig)
 
 
-def _flat(sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    flat = {"imports": sections.pop("imports")}
-    return flat | {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+def _flat(sections: dict[str, Any]) -> dict[str, Any]:
+    return {"imports": sections["imports"]} | {
+        f"{name}.{key}": value
+        for name, values in sections.items()
+        if name != "imports"
+        for key, value in values.items()
+    }

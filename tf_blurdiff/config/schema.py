@@ -107,6 +107,7 @@ Background = Annotated[
     str, BeforeValidator(_checked_background), Field(description="the colour behind transparent pictures")
 ]
 Labels = Annotated[str | tuple[str, ...], BeforeValidator(_checked_labels)]
+ClassNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Augmentations = Annotated[tuple[Annotated[str, _one_of(AUGMENTATIONS)], ...], Field(strict=False)]
 LogSNR = Annotated[float, Field(ge=-1000, le=1000)]
 BlurUnit = Annotated[str, _one_of(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
@@ -149,7 +150,8 @@ class Data(Section):
     def _leave_out_unused(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        unused = {key: value for key, value in _UNUSED_BY_SOURCE.items() if key not in cls.model_fields}
+        known = _UNUSED_BY_SOURCE if cls.model_config["extra"] == "allow" else cls.model_fields  # Its arguments.
+        unused = {key: value for key, value in _UNUSED_BY_SOURCE.items() if key not in known}
         values = {key: value for key, value in values.items() if key not in unused or value != unused[key]}
         if isinstance(values.get("augment"), list | tuple):
             values["flip"] = "flip" in values["augment"]
@@ -202,7 +204,9 @@ class OwnData(Data):
 
     source: Literal["own"] = Field("own", description="where the images come from; may be left out beside class")
     class_name: ClassName = Field(description="package.name of the function, of a package in imports")
-    labels: Labels | None = Field(None, description="names of the classes; null for labels without names, or none")
+    labels: ClassNames | None = Field(
+        None, description="names of the labels that the function returns; null where they have none, or there are none"
+    )
 
     def arrays(self, image_shape: tuple[int, int, int]) -> Any:
         """What the function returns."""

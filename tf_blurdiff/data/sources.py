@@ -127,9 +127,14 @@ def own_images(
     """
     margin, whole_shape = _room_for_crops(image_shape, crop)
     pixels, labels = _pixels_and_labels(arrays(whole_shape), whole_shape)
-    num_classes = None if labels is None else len(class_names) if class_names else int(labels.max()) + 1
-    if num_classes is not None and labels.max() >= num_classes:
-        raise DataError(f"data.labels: got {num_classes} names, expected {labels.max() + 1}: one for each label")
+    num_classes = None if labels is None else int(labels.max()) + 1
+    if class_names is not None:
+        if num_classes is None or num_classes > len(class_names):
+            expected = (
+                "null, since there are no labels" if num_classes is None else f"{num_classes}: one for each label"
+            )
+            raise DataError(f"data.labels: got {len(class_names)} names, expected {expected}")
+        num_classes = len(class_names)
     return _with_held_out(_open_array(pixels, labels, num_classes, class_names), image_shape, margin, held_out)
 
 

@@ -1,6 +1,7 @@
 """A run's model card, README.md: what the model is, written anew at each checkpoint; below a line the user's own."""
 
 import pathlib
+import shlex
 from typing import Any
 
 import keras
@@ -32,12 +33,13 @@ def write_model_card(run_dir: pathlib.Path, text: str) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    path, yours = run_dir / NAME, _YOURS
+    # As bytes: what is the user's may be in any encoding.
+    path, line, yours = run_dir / NAME, _LINE.encode(), _YOURS.encode()
     if path.exists():
-        _, line, yours = path.read_text(errors="replace").partition(_LINE)
-        if not line:
+        _, found, yours = path.read_bytes().partition(line)
+        if not found:
             return
-    write_atomically(path, lambda temporary: temporary.write_text(f"{text}\n{_LINE}{yours}"))
+    write_atomically(path, lambda temporary: temporary.write_bytes(f"{text}\n".encode() + line + yours))
 
 
 def model_card(
@@ -58,23 +60,26 @@ def model_card(
     sheets = sorted((run_dir / "samples").glob("*.png"))
     picture = f"![samples at step {int(sheets[-1].stem[5:]):,}](samples/{sheets[-1].name})\n\n" if sheets else ""
     rows = _facts(config, model, images, step) | {name: f"{loss:.6g}" for name, loss in losses.items()}
-    table = "".join(f"| {name} | {fact} |\n" for name, fact in rows.items())
+    table = "".join("| {} | {} |\n".format(name, str(fact).replace("|", r"\|")) for name, fact in rows.items())
+    model_path, config_path = (shlex.quote(str(run_dir / name)) for name in ("model.keras", "config.yaml"))
+    imports = "".join(f" --imports {name}" for name in config.imports)
+    process = getattr(config.process, "class_name", config.process.preset)
     return f"""# {run_dir.resolve().name}
 
-A diffusion model, {config.process.preset}, of {height}x{width} images (height x width) in {colours}.
+A diffusion model, {process}, of {height}x{width} images (height x width) in {colours}.
 
-{picture}    python -m tf_blurdiff.sample --model {run_dir}/model.keras --out samples.png
+{picture}    python -m tf_blurdiff.sample --model {model_path}{imports} --out samples.png
 
     import tf_blurdiff as bd
 
-    model = bd.load_model("{run_dir}/model.keras")
+    model = bd.load_model({str(run_dir / "model.keras")!r})
     images = model.sample(seeds=range(16))  # float32, [16, {height}, {width}, {channels}] in [-1, 1]
 
 | what | |
 |---|---|
 {table}
 [config.yaml](config.yaml) has every setting, `metrics.jsonl` the losses of every step that was logged. Scores against
-real images: `python -m tf_blurdiff.evaluate --model {run_dir}/model.keras --config {run_dir}/config.yaml`.
+real images: `python -m tf_blurdiff.evaluate --model {model_path} --config {config_path}{imports}`.
 """
 
 
@@ -94,7 +99,9 @@ def _facts(config, model, images, step):
 
 
 def _source(data):
-    return " ".join([data.source, *(str(value) for key in ("name", "root") if (value := getattr(data, key, None)))])
+    return " ".join(
+        [data.source, *(str(value) for key in ("class_name", "name", "root") if (value := getattr(data, key, None)))]
+    )
 
 
 def _settings(values: dict[str, Any]) -> str:
