@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.configs import DIGITS, FOLDER, SMALL, with_values
 from tf_blurdiff import files
-from tf_blurdiff.config import loading, schema
+from tf_blurdiff.config import data_sections, loading, process_sections, schema
 from tf_blurdiff.config.loading import (
     build_images,
     build_model,
@@ -80,7 +80,7 @@ def test_overrides():
 
 @pytest.mark.parametrize("overrides", itertools.permutations(["process.preset=gaussian", "process.logsnr_min=-12"]))
 def test_another_preset_starts_from_its_defaults(overrides):
-    assert load_config("cifar10", overrides).process == schema.Gaussian(logsnr_min=-12.0)
+    assert load_config("cifar10", overrides).process == process_sections.Gaussian(logsnr_min=-12.0)
 
 
 def test_the_same_preset_keeps_what_the_file_says():
@@ -116,7 +116,7 @@ def test_a_run_of_an_older_version_goes_on():
         assert older["data"].keys() >= {"name", "root", "cache_gb", "cache_dir", "max_corrupt"}
         assert changed_keys(parse_config(older), load_config(name)) == {}
     folder = parse_config(of_an_older_run({"data": FOLDER | {"cache_gb": 1.0}, "process": {"preset": "cold"}}))
-    assert (folder.data.cache_gb, folder.process) == (1.0, schema.Cold())
+    assert (folder.data.cache_gb, folder.process) == (1.0, process_sections.Cold())
 
 
 def test_a_key_that_an_older_version_did_not_use_is_refused():
@@ -128,7 +128,7 @@ def test_a_key_that_an_older_version_did_not_use_is_refused():
 def test_another_source_leaves_out_what_belonged_to_the_first(tmp_path):
     overrides = ["data.root=photos", "data.source=image_folder", "network.num_classes=null"]
     config = load_config("fashion_mnist_small", overrides)
-    assert config.data == schema.ImageFolder(root="photos", image_size=28, channels=1, flip=False)
+    assert config.data == data_sections.ImageFolder(root="photos", image_size=28, channels=1, flip=False)
     assert config.sample == load_config("fashion_mnist_small").sample
     assert load_config("cifar10", ["data={source: image_folder, root: photos}"]).data.root == "photos"
     # The same source keeps what the file says.
@@ -209,7 +209,7 @@ def test_other_overrides_stand_before_and_after_another_preset(preset, place, tm
     path.write_text(FULL)
     overrides = ["sample.num_steps=7", "model.loss_type=squared_error"]
     config = load_config(path, [*overrides[:place], preset, *overrides[place:]])
-    assert config.process == schema.Cold()
+    assert config.process == process_sections.Cold()
     assert (config.sample.num_steps, config.sample.sampler, config.model.loss_type) == (7, None, "squared_error")
     with pytest.raises(ConfigError, match=r"^sample\.sampler: sampler 'ddim' needs .* must be one of heat, cold"):
         load_config(path, ["sample.sampler=ddim", preset])

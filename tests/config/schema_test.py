@@ -7,7 +7,7 @@ import typing
 import pytest
 
 from tests.support.configs import DIGITS, FOLDER, SMALL, problems, with_values
-from tf_blurdiff.config import schema
+from tf_blurdiff.config import data_sections, process_sections, schema
 from tf_blurdiff.config.loading import load_config, parse_config, save_config
 from tf_blurdiff.config.messages import ConfigError
 from tf_blurdiff.config.schema import Config
@@ -15,9 +15,11 @@ from tf_blurdiff.data.sources import open_images
 from tf_blurdiff.diffusion import grids, predictions, process, samplers
 from tf_blurdiff.errors import UserError
 
-PRESETS = [each for each in typing.get_args(Config.model_fields["process"].annotation) if each is not schema.OwnProcess]
-SOURCES = [each for each in typing.get_args(Config.model_fields["data"].annotation) if each is not schema.OwnData]
-OWN = [schema.OwnProcess, schema.OwnData, schema.OwnNetwork]
+OWN = [process_sections.OwnProcess, data_sections.OwnData, schema.OwnNetwork]
+PRESETS, SOURCES = (
+    [each for each in typing.get_args(Config.model_fields[name].annotation) if each not in OWN]
+    for name in ("process", "data")
+)
 
 
 def test_defaults():
@@ -35,7 +37,7 @@ def test_defaults():
         "background": "white",
         "labels": None,
     }
-    assert config.process == schema.Blurring()
+    assert config.process == process_sections.Blurring()
     assert config.image_shape == (64, 64, 3) and config.network.multipliers == (1, 2, 2, 2)
     assert (config.train.steps, config.train.learning_rate, config.train.precision) == (800_000, 2e-4, "float32")
     assert config.model.model_dump() == {
@@ -60,7 +62,7 @@ def test_a_source_has_defaults_and_arguments_of_the_library():
     assert len(SOURCES) == 3
     assert {key for source in SOURCES for key in source.model_fields} - {"flip", "augment"} == {*parameters} - {"crop"}
     for source in SOURCES:
-        specific = source.model_fields.keys() - schema.Data.model_fields.keys()
+        specific = source.model_fields.keys() - data_sections.Data.model_fields.keys()
         for key, field in source.model_fields.items():
             if key in specific and not field.is_required():
                 assert field.default == parameters[key].default, (source, key)

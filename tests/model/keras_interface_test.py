@@ -118,7 +118,7 @@ def test_nothing_to_train_is_said(tmp_path):
     assert saved(model, tmp_path / "model.keras").compiled
 
 
-# The most unlike: moments of other shapes than the weights, matrices apart from the rest, other weights to evaluate with.
+# The most unlike: moments of other shapes than weights, matrices apart from the rest, other weights to evaluate with.
 UNLIKE = "Adafactor", "Muon", "ScheduleFreeAdamW"
 
 

@@ -13,8 +13,11 @@ import keras
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
+from tf_blurdiff.config.data_sections import Data, ImageFolder, OwnData
+from tf_blurdiff.config.fields import Section
 from tf_blurdiff.config.messages import ConfigError, lines_of, one_line, problem, show
-from tf_blurdiff.config.schema import AUTO, Config, Data, ImageFolder, OwnData, OwnNetwork, ProcessSection, Section
+from tf_blurdiff.config.process_sections import ProcessSection
+from tf_blurdiff.config.schema import AUTO, Config, OwnNetwork
 from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images, own_images
 from tf_blurdiff.diffusion.predictions import PREDICTIONS, checked_loss_exponent, default_prediction
 from tf_blurdiff.diffusion.process import Process

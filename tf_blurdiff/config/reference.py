@@ -5,9 +5,9 @@ python -m tf_blurdiff.config.reference > docs/configs.md
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from tf_blurdiff.config import schema
+from tf_blurdiff.config.schema import Config
 
 _HEAD = """# Every key of a config
 
@@ -24,25 +24,19 @@ Beside the sections there is `imports`, a list of packages of your own that the 
 takes what it is made of from there, and its other keys are that function's arguments: [extending.md](extending.md).
 """
 _COLUMNS = "| key | values | default | meaning |\n|---|---|---|---|\n"
-_SECTIONS = {
-    "data": (schema.Digits, schema.Tfds, schema.ImageFolder, schema.OwnData),
-    "process": (schema.Gaussian, schema.Blurring, schema.HeatDissipation, schema.Cold, schema.OwnProcess),
-    "network": (schema.Network, schema.OwnNetwork),
-    "model": (schema.Model,),
-    "train": (schema.Train,),
-    "sample": (schema.Sample,),
-}
 _TYPES = {"string": "text", "number": "number", "integer": "integer", "boolean": "true or false", "null": "null"}
 _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
 
 def page() -> str:
     """The whole page, as Markdown."""
-    return _HEAD + "".join(_section(name, kinds) for name, kinds in _SECTIONS.items())
+    sections = {name: field for name, field in Config.model_fields.items() if name != "imports"}
+    return _HEAD + "".join(_section(name, field) for name, field in sections.items())
 
 
-def _section(name, kinds):
-    text = f"\n## {name}\n\n{_capitalized(schema.Config.model_fields[name].description)}.\n"
+def _section(name, field):
+    text = f"\n## {name}\n\n{_capitalized(field.description)}.\n"
+    kinds = [getattr(each, "__origin__", each) for each in get_args(field.annotation)] or [field.annotation]
     for kind in kinds:
         described = kind.model_json_schema()
         if len(kinds) > 1:

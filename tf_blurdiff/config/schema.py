@@ -1,19 +1,19 @@
-"""A config's sections: the keys there are, their types, ranges and defaults, and what they have to do with each other.
+"""A config: its sections, and what they have to do with each other.
 
 What the library has tables or checks for is asked of the library; the rules here are those that only a config has.
 """
 
 import math
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from tf_blurdiff.compilation import CHOICES as COMPILE_CHOICES
+from tf_blurdiff.config.data_sections import Digits, ImageFolder, OwnData, Tfds
+from tf_blurdiff.config.fields import ClassName, PositiveInt, PositiveInts, Section, named, on_or_off
 from tf_blurdiff.config.messages import problem, show
-from tf_blurdiff.data import FOLDERS, WHITE, checked_colour
+from tf_blurdiff.config.process_sections import Blurring, Cold, Gaussian, HeatDissipation, OwnProcess
 from tf_blurdiff.devices import STRATEGIES
 from tf_blurdiff.diffusion.grids import GRIDS
 from tf_blurdiff.diffusion.predictions import (
@@ -23,7 +23,6 @@ from tf_blurdiff.diffusion.predictions import (
     default_prediction,
     get_prediction,
 )
-from tf_blurdiff.diffusion.process import BLUR_SCHEDULES, BLUR_UNITS, NOISE_SCHEDULES, PRESETS, Process
 from tf_blurdiff.diffusion.samplers import (
     SAMPLERS,
     SamplingSettings,
@@ -33,55 +32,9 @@ from tf_blurdiff.diffusion.samplers import (
 )
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.networks import PRECISIONS
-from tf_blurdiff.own_code import call_object, check_named
+from tf_blurdiff.own_code import check_named
 
 AUTO = "auto"
-AUGMENTATIONS = "flip", "crop"
-_FOLDERS = {"folders": FOLDERS}
-
-
-def _one_of(names: Collection[str]) -> BeforeValidator:
-    # Names are looked up when they are checked: packages of the user's own may have added some.
-    def check(value: Any) -> Any:
-        if value not in tuple(names):  # A list is in no dictionary, nor out of it.
-            raise PydanticCustomError("one_of", "Input should be one of {names}", {"names": ", ".join(names)})
-        return value
-
-    return BeforeValidator(check, json_schema_input_type=Literal[tuple(names)])
-
-
-def _on_or_off(value: Any) -> Any:
-    # YAML's on and off are true and false.
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
-
-
-def _checked_size(value: Any) -> Any:
-    sizes = tuple(value) if isinstance(value, list | tuple) else (value, value)
-    if len(sizes) != 2 or any(type(size) is not int or size < 1 for size in sizes):
-        raise PydanticCustomError("image_size", "Input should be an integer >= 1, or [height, width]")
-    return value if isinstance(value, int) else sizes
-
-
-def _checked_background(value: Any) -> Any:
-    try:
-        return checked_colour(value)
-    except UserError:
-        raise PydanticCustomError("colour", "Input should be a colour such as white, black or '#808080'") from None
-
-
-def _checked_labels(value: Any) -> Any:
-    if value == FOLDERS:
-        return value
-    names = tuple(value) if isinstance(value, list | tuple) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise PydanticCustomError("labels", "Input should be {folders}, or a list of names of sub-folders", _FOLDERS)
-    return names
-
-
-def _checked_class(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch(r"\w+(\.\w+)+", value):
-        raise PydanticCustomError("class", "Input should be package.name, of a package in imports")
-    return value
 
 
 def _without(problems: Iterable[str], section: Any) -> Any:
@@ -97,201 +50,6 @@ def _refusals(key: str, check: Callable[..., object], *args: Any) -> Iterator[st
         check(*args)
     except UserError as error:
         yield f"{key}: {error}"
-
-
-PositiveInt = Annotated[int, Field(ge=1)]
-# YAML has lists; a frozen config has tuples.
-PositiveInts = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
-ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_checked_size)]
-Background = Annotated[
-    str, BeforeValidator(_checked_background), Field(description="the colour behind transparent pictures")
-]
-Labels = Annotated[str | tuple[str, ...], BeforeValidator(_checked_labels)]
-ClassNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
-Augmentations = Annotated[tuple[Annotated[str, _one_of(AUGMENTATIONS)], ...], Field(strict=False)]
-LogSNR = Annotated[float, Field(ge=-1000, le=1000)]
-BlurUnit = Annotated[str, _one_of(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
-
-
-ClassName = Annotated[str, BeforeValidator(_checked_class), Field(alias="class")]
-
-
-class Section(BaseModel):
-    """What all sections are: plain values that cannot be changed, and no keys but those there are."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, serialize_by_alias=True)
-
-
-# The config.yaml of older runs has these keys for every source, at these values where the source has no use for them.
-_UNUSED_BY_SOURCE = {
-    "name": None, "split": "train", "root": None, "cache_gb": 2.0, "cache_dir": None, "max_corrupt": 100,
-}  # fmt: skip
-
-
-class Data(Section):
-    """The images; see `tf_blurdiff.data.sources.open_images`. The keys that every source has."""
-
-    source: str = Field(description="where the images come from")
-    image_size: ImageSize = Field(description="height and width in pixels, or [height, width]")
-    channels: Literal[1, 3] = Field(3, description="1 for grey, 3 for colour")
-    flip: bool = Field(True, description="mirror training images left to right at random; augment goes before it")
-    augment: Augmentations | None = Field(
-        None, description="a list of flip and crop (at random, from pictures an eighth larger); null: as flip says"
-    )
-    held_out: float = Field(0.0, ge=0, lt=1, description="share of the images that is kept aside, to be judged by")
-
-    @property
-    def crop(self) -> bool:
-        """Whether training images are cut at random from larger ones."""
-        return "crop" in (self.augment or ())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out_unused(cls, values: Any) -> Any:
-        if not isinstance(values, dict):
-            return values
-        known = _UNUSED_BY_SOURCE if cls.model_config["extra"] == "allow" else cls.model_fields  # Its arguments.
-        unused = {key: value for key, value in _UNUSED_BY_SOURCE.items() if key not in known}
-        values = {key: value for key, value in values.items() if key not in unused or value != unused[key]}
-        if isinstance(values.get("augment"), list | tuple):
-            values["flip"] = "flip" in values["augment"]
-        return values
-
-
-_CACHE_GB = "GB of decoded images that may be kept in memory"
-
-
-class Digits(Data):
-    """The 1,797 8x8 digits that come with scikit-learn."""
-
-    source: Literal["digits"] = Field("digits", description="where the images come from")
-    channels: Literal[1] = Field(1, description="1: the digits are grey")
-    split: str = Field("train", description="train or a part of it, such as train[:90%]")
-
-
-class Tfds(Data):
-    """A data set of TensorFlow Datasets."""
-
-    source: Literal["tfds"] = Field("tfds", description="where the images come from")
-    name: str = Field(min_length=1, description="the name of a TFDS data set, such as cifar10")
-    split: str = Field("train", description="such as train, test or train[:90%]")
-    root: str | None = Field(None, description="TFDS's data_dir; null for its default")
-    cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
-    cache_dir: str | None = Field(None, description="where images over cache_gb are kept, decoded")
-    background: Background = WHITE
-
-
-class ImageFolder(Data):
-    """A folder of image files."""
-
-    source: Literal["image_folder"] = Field("image_folder", description="where the images come from")
-    image_size: ImageSize | None = Field(  # type: ignore[assignment]  # Here there are pictures to choose it from.
-        None, description="height and width in pixels, or [height, width]; null: 16, 32 or 64, chosen from the pictures"
-    )
-    root: str = Field(min_length=1, description="the folder of images")
-    cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
-    max_corrupt: int = Field(100, ge=0, description="files that may be unreadable; they are skipped")
-    background: Background = WHITE
-    labels: Labels | None = Field(
-        None, description="folders: the root's sub-folders are classes; or the names of those that are; null for none"
-    )
-
-
-class OwnData(Data):
-    """Pictures of your own: a function of `image_shape`, and of the section's other keys, that returns arrays."""
-
-    model_config = ConfigDict(extra="allow")
-
-    source: Literal["own"] = Field("own", description="where the images come from; may be left out beside class")
-    class_name: ClassName = Field(description="package.name of the function, of a package in imports")
-    labels: ClassNames | None = Field(
-        None, description="names of the labels that the function returns; null where they have none, or there are none"
-    )
-
-    def arrays(self, image_shape: tuple[int, int, int]) -> Any:
-        """What the function returns."""
-        return call_object("data.class", self.class_name, image_shape=image_shape, **(self.model_extra or {}))
-
-
-class ProcessSection(Section):
-    """The diffusion process: a preset of `tf_blurdiff.process` and its arguments."""
-
-    preset: str = Field(description="the process")
-
-    def build(self) -> Process:
-        """The `Process`."""
-        return PRESETS[self.preset](**self.model_dump(exclude={"preset"}))
-
-    @model_validator(mode="after")
-    def _check_it_can_be_built(self) -> Self:
-        try:
-            self.build()
-        except ValueError as error:  # Its message begins with an argument's name.
-            raise ValueError(f"process.{error}") from None
-        return self
-
-
-_AT_END, _AT_START = "log signal-to-noise ratio at t = 1", "log signal-to-noise ratio at t = 0"
-_BLUR_MIN, _BLUR_MAX = "blur's standard deviation at the first level", "blur's standard deviation at t = 1"
-_LEVELS = "number of levels between the image and t = 1"
-
-
-class Gaussian(ProcessSection):
-    """Standard Gaussian diffusion."""
-
-    preset: Literal["gaussian"] = Field("gaussian", description="the process")
-    noise_schedule: Annotated[str, _one_of(NOISE_SCHEDULES)] = Field("cosine", description="linear_betas are DDPM's")
-    logsnr_min: LogSNR = Field(-10.0, description=_AT_END)
-    logsnr_max: LogSNR = Field(10.0, description=_AT_START)
-
-
-class Blurring(ProcessSection):
-    """Blurring diffusion."""
-
-    preset: Literal["blurring"] = Field("blurring", description="the process")
-    sigma_blur_max: float = Field(20.0, ge=0, description=_BLUR_MAX)
-    blur_unit: BlurUnit = "pixels"
-    blur_schedule: Annotated[str, _one_of(BLUR_SCHEDULES)] = Field("sin_squared", description="how the blur grows")
-    min_gain: float = Field(0.001, ge=0, lt=1, description="what blurring leaves of every frequency")
-    logsnr_min: LogSNR = Field(-10.0, description=_AT_END)
-    logsnr_max: LogSNR = Field(10.0, description=_AT_START)
-
-
-class HeatDissipation(ProcessSection):
-    """Inverse heat dissipation."""
-
-    preset: Literal["heat_dissipation"] = Field("heat_dissipation", description="the process")
-    sigma_blur_min: float = Field(0.5, gt=0, description=_BLUR_MIN)
-    sigma_blur_max: float = Field(24.0, gt=0, description=_BLUR_MAX)
-    blur_unit: BlurUnit = "pixels"
-    sigma: float = Field(0.02, ge=0, description="the noise's standard deviation, for pixels in [-1, 1]")
-    num_levels: int = Field(200, ge=2, description=_LEVELS)
-
-
-class Cold(ProcessSection):
-    """Cold diffusion."""
-
-    preset: Literal["cold"] = Field("cold", description="the process")
-    sigma_blur_min: float = Field(0.01, gt=0, description=_BLUR_MIN)
-    sigma_blur_max: float = Field(1.0, gt=0, description=_BLUR_MAX)
-    blur_unit: BlurUnit = "width"
-    num_levels: int = Field(300, ge=2, description=_LEVELS)
-
-
-class OwnProcess(ProcessSection):
-    """A process of your own: a function of the section's other keys that returns a `bd.process.Process`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    preset: Literal["own"] = Field("own", description="the process; may be left out beside class")
-    class_name: ClassName = Field(description="package.name of the function, of a package in imports")
-
-    def build(self) -> Process:
-        """The `Process`."""
-        process = call_object("class", self.class_name, **(self.model_extra or {}))
-        if not isinstance(process, Process):
-            raise UserError(f"class: {self.class_name} must return a Process. Received: a {type(process).__name__}")
-        return process
 
 
 class Network(Section):
@@ -325,10 +83,10 @@ def _kind_of_network(section: Any) -> str:
 class Model(Section):
     """What the network predicts."""
 
-    prediction: Annotated[str, _one_of(PREDICTIONS)] | None = Field(
+    prediction: Annotated[str, named(PREDICTIONS)] | None = Field(
         None, description="what it predicts; null: preconditioned, for heat_dissipation less_blurred, for cold x0"
     )
-    loss_type: Annotated[str, _one_of(LOSSES)] | None = Field(
+    loss_type: Annotated[str, named(LOSSES)] | None = Field(
         None, description="of the prediction; null: squared_error, for cold absolute_error"
     )
     loss_exponent: Annotated[float, Field(ge=0)] | None = Field(
@@ -352,13 +110,13 @@ class Train(Section):
     )
     ema_decay: float = Field(0.9999, ge=0, lt=1, description="of the averaged weights")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random in training")
-    precision: Annotated[str, _one_of((AUTO, *PRECISIONS))] = Field(
+    precision: Annotated[str, named((AUTO, *PRECISIONS))] = Field(
         "float32", description="of the network's arithmetic; auto: mixed_bfloat16 where the device has it, else float32"
     )
-    compile: Annotated[str, _one_of(COMPILE_CHOICES), BeforeValidator(_on_or_off)] = Field(
+    compile: Annotated[str, named(COMPILE_CHOICES), BeforeValidator(on_or_off)] = Field(
         "auto", description="loss, gradient and sampling through XLA; auto: if there is a GPU"
     )
-    strategy: Annotated[str, _one_of(STRATEGIES)] = Field(
+    strategy: Annotated[str, named(STRATEGIES)] = Field(
         "auto", description="the devices; auto: TF_CONFIG's workers, else all GPUs, else one device"
     )
     replicas: PositiveInt | None = Field(None, description="devices of the strategy mirrored; null: all GPUs")
@@ -385,13 +143,13 @@ class Train(Section):
 class Sample(Section):
     """How images are sampled, in training and by default afterwards."""
 
-    sampler: Annotated[str, _one_of(SAMPLERS)] | None = Field(
+    sampler: Annotated[str, named(SAMPLERS)] | None = Field(
         None, description="the reverse process's step; null: the one that goes with the process"
     )
     num_steps: PositiveInt | None = Field(
         None, description="steps of the reverse process; null: 20 if it ends in noise, else 50 or its levels"
     )
-    grid: Annotated[str, _one_of(GRIDS)] | None = Field(None, description="its times; null: the sampler's own")
+    grid: Annotated[str, named(GRIDS)] | None = Field(None, description="its times; null: the sampler's own")
     num_images: PositiveInt = Field(64, description="images on a sheet of samples")
 
 
