@@ -20,7 +20,7 @@ def named(names: Collection[str]) -> BeforeValidator:
 
     # Names are looked up when they are checked: packages of the user's own may have added some.
     def check(value: Any) -> Any:
-        if value not in tuple(names):  # A list is in no dictionary, nor out of it.
+        if value not in tuple(names):  # A dictionary would not look up a list.
             raise PydanticCustomError("one_of", "Input should be one of {names}", {"names": ", ".join(names)})
         return value
 
@@ -28,8 +28,7 @@ def named(names: Collection[str]) -> BeforeValidator:
 
 
 def on_or_off(value: Any) -> Any:
-    """ "on" and "off", whatever YAML made of them."""
-    # YAML's on and off are true and false.
+    """The words on and off, which YAML reads as true and false."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
