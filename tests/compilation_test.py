@@ -45,6 +45,12 @@ def test_whether_to_compile(gpus, choice, wanted, monkeypatch):
     assert not compilation.is_wanted("off")
 
 
+def test_sampling_is_compiled_of_its_own_accord_where_it_calls_the_network_often(monkeypatch):
+    monkeypatch.setattr(compilation.tf.config, "list_physical_devices", lambda kind: ["GPU:0"])
+    assert [compilation.is_wanted("auto", calls) for calls in (20, 2999, 3000)] == [False, False, True]
+    assert compilation.is_wanted("on", calls=1)
+
+
 def test_a_choice_there_is_not_is_named():
     with pytest.raises(UserError, match="compile must be one of auto, on, off"):
         make().compile("sgd", jit_compile="yes")
@@ -215,7 +221,7 @@ USUAL = [
 @pytest.mark.parametrize("process, prediction, sampler", with_rare_ones_slow(SAMPLED, USUAL))
 def test_compiled_images_are_the_same(process, prediction, sampler):
     model = randomized(make(process=process, prediction=prediction))
-    plain, model.compiles = model.sample(SEEDS, sampler=sampler), True
+    plain, model.compiling = model.sample(SEEDS, sampler=sampler), "on"
     np.testing.assert_allclose(model.sample(SEEDS, sampler=sampler), plain, atol=1e-3)
 
 
@@ -223,7 +229,7 @@ def test_compiled_images_are_the_same(process, prediction, sampler):
 def test_compiled_images_of_a_unet_with_guidance_are_the_same():
     model = randomized(make(unet(num_classes=3), label_dropout=0.1))
     how = {"labels": np.arange(6) % 3, "guidance_scale": [0.0, 1.0, 2.0, 3.0, 1.0, 1.0], "num_steps": 4}
-    plain, model.compiles = model.sample(SEEDS, **how), True
+    plain, model.compiling = model.sample(SEEDS, **how), "on"
     np.testing.assert_allclose(model.sample(SEEDS, **how), plain, atol=1e-3)
 
 
@@ -236,7 +242,7 @@ def test_a_compiled_step_serves_any_number_of_steps(monkeypatch):
 
     monkeypatch.setattr(samplers, "compiled", noting)
     model = randomized(make())
-    model.compiles = True
+    model.compiling = "on"
     for num_steps in (3, 5, 9):
         model.sample(SEEDS, num_steps=num_steps)
     assert numbers_of_times == [3]  # Of the step's end, its start, and the start of the one before.
@@ -244,7 +250,7 @@ def test_a_compiled_step_serves_any_number_of_steps(monkeypatch):
 
 def test_an_export_is_never_compiled(tmp_path):
     model = randomized(make(small_network()))
-    model.compiles = True
+    model.compiling = "on"
     export_savedmodel(model, tmp_path / "model")
     loaded = tf.saved_model.load(str(tmp_path / "model" / "1"))
     functions = loaded.signatures["serving_default"].graph.as_graph_def().library.function

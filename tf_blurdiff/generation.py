@@ -7,6 +7,7 @@ started again while the others go on.
 
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike
 from PIL import Image, PngImagePlugin
 from tqdm import tqdm
 
+from tf_blurdiff.compilation import is_wanted
 from tf_blurdiff.data import read_image, to_uint8
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.diffusion.samplers import SamplingSettings
@@ -102,8 +104,10 @@ def generate(
         checked_seeds([noise_seed], "noise_seed")
     batch_size = images_at_once(model, batch_size)
     model.check_prior()
+    batches = math.ceil(len(numbers) / (batch_size * devices.strategy.num_replicas_in_sync * devices.num_workers))
+    compile = is_wanted(model.compiling, calls=batches * settings.num_steps)
     sample_batch = _BatchSampler(
-        model, devices.strategy, batch_size, conditions.guidance_scale[0], noise_seed, settings
+        model, devices.strategy, batch_size, conditions.guidance_scale[0], noise_seed, settings, compile
     )
     made_by = {"model": model.fingerprint()[:16], **settings._asdict()}
     made_by |= {"guidance_scale": float(guidance_scale), "noise_seed": None if noise_seed is None else int(noise_seed)}
@@ -156,6 +160,7 @@ class _BatchSampler:
         guidance_scale: np.float32,
         noise_seed: int | None,
         settings: SamplingSettings,
+        compile: bool,
     ) -> None:
         self._strategy, self._noise_seed = strategy, noise_seed
         self._rows_per_replica = batch_size
@@ -166,7 +171,7 @@ class _BatchSampler:
             seeds, noise_seeds, labels = (tf.gather(part, rows) for part in batch)
             scales = tf.fill(tf.shape(seeds), guidance_scale)
             conditions = Conditions(labels, scales)
-            drawn = model.reverse_process.draw(seeds, noise_seeds, conditions, times, settings, compile=model.compiles)
+            drawn = model.reverse_process.draw(seeds, noise_seeds, conditions, times, settings, compile=compile)
             return to_uint8(drawn)
 
         inputs = [tf.TensorSpec([None], tf.int64)] * 3

@@ -16,8 +16,7 @@ def main(model, out, count, steps):
     """Writes each file as soon as its images are there."""
     tf.config.experimental.enable_tensor_float_32_execution(False)
     model = bd.load_model(model, precision="float32")
-    for how in ("plain", "compiled"):
-        model.compiles = how == "compiled"
+    for how, model.compiling in (("plain", "off"), ("compiled", "on")):
         images = model.sample(range(int(count)), int(steps))
         np.save(f"{out}-new.npy", images)
         os.replace(f"{out}-new.npy", f"{out}-{how}.npy")

@@ -11,7 +11,7 @@ from gpu_sizes import GPU_SIZES
 from part import Part
 
 _OURS = ("compiled", "plain", "SavedModel")
-_MOST_ROUNDS = 12
+_MOST_ROUNDS = 6
 
 
 def main(part):

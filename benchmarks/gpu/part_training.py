@@ -18,8 +18,8 @@ from part import Part
 _PRECISIONS = {"mixed_bfloat16": "bfloat16 autocast", "float32": "float32"}
 _OURS = ("gaussian, compiled", "blurring, compiled", "gaussian, plain", "blurring, plain")
 _THEIRS = ("eager", "torch.compile")
-_MOST_ROUNDS = 12
-_TO_FIRST = 0.6
+_MOST_ROUNDS = 6
+_TO_FIRST = 0.75
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tf_blurdiff import compilation
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, one_of
 from tf_blurdiff.model import inputs as model_inputs
 from tf_blurdiff.model import learning, training_state
 from tf_blurdiff.model.arguments import check_call
@@ -23,7 +23,7 @@ class KerasInterface(keras.Model):
         num_classes: number of labels, or None.
         weight_averages: of the network's weights, or None. Made after the network, so that Keras loads them after it.
         freq_mean, freq_std: the data's DCT statistics.
-        compiles: whether steps run through XLA.
+        compiling: whether steps run through XLA: "auto", "on" or "off", see `compilation.is_wanted`.
     """
 
     network: keras.Model
@@ -31,14 +31,14 @@ class KerasInterface(keras.Model):
     weight_averages: Averages | None
     freq_mean: keras.Variable
     freq_std: keras.Variable
-    compiles: bool
+    compiling: str
     train_function: Any
     test_function: Any
     _network_takes: set[str]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.compiles = compilation.is_wanted()
+        self.compiling = "auto"
         self.loss_tracker = keras.metrics.Mean(name="loss", dtype="float32")
         self._traced_for: list[int] = []
 
@@ -66,7 +66,7 @@ class KerasInterface(keras.Model):
         Args:
             optimizer: any of Keras.
             jit_compile: whether a step's loss and gradient, and what `sample` repeats, run through XLA; "auto" if there
-                is a GPU. Results are the same, up to rounding.
+                is a GPU, and of sampling only what calls the network often. Results are the same, up to rounding.
             **kwargs: of `keras.Model.compile`.
 
         Raises:
@@ -79,8 +79,8 @@ class KerasInterface(keras.Model):
         super().compile(optimizer, jit_compile=False, **kwargs)
         if isinstance(jit_compile, bool):
             jit_compile = "on" if jit_compile else "off"
-        self._jit_compile_choice = jit_compile
-        self.compiles = compilation.is_wanted(jit_compile)
+        one_of("jit_compile", jit_compile, compilation.CHOICES)
+        self.compiling = jit_compile
         training_state.prepare_optimizer(self.optimizer)
         in_float16 = any(layer.compute_dtype == "float16" for layer in (self.network, *self.network.layers))
         # In no file: what is only of use in training.
@@ -92,7 +92,7 @@ class KerasInterface(keras.Model):
         config = super().get_compile_config()
         if not config:
             return {}
-        return {**config, "jit_compile": self._jit_compile_choice, **training_state.names_in_training(self)}
+        return {**config, "jit_compile": self.compiling, **training_state.names_in_training(self)}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles as `get_compile_config` says, and makes the optimizer's variables, so that they can be loaded."""

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from tf_blurdiff.compilation import compiled
+from tf_blurdiff.compilation import compiled, is_wanted
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, shares_of_any_size, uniform_rows
@@ -156,7 +156,7 @@ def train_step(model: Any, x0: Any, label: Any = None) -> tuple[Any, Any]:
     """
     model.check_statistics()
     rows = ops.shape(x0)[0]
-    through_xla = compiled if model.compiles else lambda function: function
+    through_xla = compiled if is_wanted(model.compiling) else lambda function: function
     with shares_of_any_size(x0):
         x0, label, is_row = _with_a_row(x0, label)
         seed = fold([0, model.seed], _number_of_batch(model))
@@ -284,7 +284,7 @@ def _update_if_finite(model, strategy, gradients, is_finite):
 
     # Of sums over the replicas, so any replica's value is that of all.
     is_finite = strategy.experimental_local_results(is_finite)[0]
-    if model.compiles and strategy.num_replicas_in_sync == 1:
+    if is_wanted(model.compiling) and strategy.num_replicas_in_sync == 1:
         # XLA does what is on one device, and a GPU's host has one thing to start in place of several per weight.
         averages = [] if model.weight_averages is None else model.weight_averages.variables
         changed = [*weights, *averages, *optimizer.variables, *model.step_guard.variables]

@@ -15,6 +15,7 @@ from keras import ops
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from tf_blurdiff.compilation import is_wanted
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import get_prediction
 from tf_blurdiff.diffusion.process import Process
@@ -236,13 +237,16 @@ def draw_images(
     conditions = model.conditions(labels, guidance_scale, count)
     block = 1 if return_trajectory else -(-(len(times) - 1) // _PROGRESS_BLOCKS) if verbose else len(times) - 1
     batch_size = images_at_once(model, batch_size)
+    compile = is_wanted(model.compiling, calls=math.ceil(count / batch_size) * (len(times) - 1))
+    advance = functools.partial(model.reverse_process.advance, compile=compile)
     batches = []
     with tqdm(total=count * (len(times) - 1), disable=not verbose, desc="sampling", unit="step") as progress:
         for first_row in range(0, count, batch_size):
             rows = slice(first_row, first_row + batch_size)
             z_freq = start(rows, conditions.labels[rows], times[0])
             own_noise, own_conditions, own_measured = (_rows_of(each, rows) for each in (noise, conditions, measured))
-            states = _states(model, z_freq, own_noise, own_conditions, times, settings, own_measured, block)
+            steps_from = functools.partial(advance, noise=own_noise, conditions=own_conditions, measured=own_measured)
+            states = _states(steps_from, z_freq, times, settings, block)
             images = [idct2(z_freq).numpy()] if return_trajectory else []
             for steps, state in states:
                 progress.update(len(z_freq) * steps)
@@ -253,13 +257,12 @@ def draw_images(
     return np.stack(images) if return_trajectory else np.clip(images[0], -1.0, 1.0)
 
 
-def _states(model, z_freq, noise, conditions, times, settings, measured, block):
+def _states(steps_from, z_freq, times, settings, block):
     """The steps taken and the state, after each block of steps."""
-    advance = functools.partial(model.reverse_process.advance, compile=model.compiles)
     state, num_steps = first_state(z_freq, get_sampler(settings.sampler)), len(times) - 1
     for first in range(0, num_steps, block):
         last = min(first + block, num_steps)
-        state = advance(state, noise, conditions, times, first, last, settings, measured)
+        state = steps_from(state, times=times, first=first, last=last, settings=settings)
         yield last - first, state
 
 
