@@ -13,9 +13,13 @@ import tensorflow as tf
 import tf_blurdiff as bd
 from tests.support import commands, models
 from tests.support.shared import shared_folder
+from tf_blurdiff.data.images import untuned
 
 # What is traced stays in memory for long, and looking through all of it often takes a tenth of the tests' time.
 gc.set_threshold(200_000, 20, 100)
+# Keras's data sets too: at the end of an iterator the tests would stand still for up to a minute.
+_iterate = tf.data.Dataset.__iter__
+tf.data.Dataset.__iter__ = lambda dataset: _iterate(untuned(dataset))
 # Two logical processors, so that replicas can be tested; they can only be made before anything runs.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2

@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from tf_blurdiff.data.images import Images
+from tf_blurdiff.data.images import Images, untuned
 from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.diffusion.stateless_random import fold
@@ -105,7 +105,7 @@ def training_batches(
     # Slices share the chunk's memory; unbatch() would copy it.
     shares = loaded.flat_map(lambda *chunk: tf.data.Dataset.from_tensor_slices(chunk if labels else chunk[0]))
     shares = shares.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return shares.prefetch(max(2, ahead))
+    return untuned(shares.prefetch(max(2, ahead)))
 
 
 def evenly_spaced_batches(images: Images, count: int, batch_size: int, labels: bool = False) -> tf.data.Dataset:

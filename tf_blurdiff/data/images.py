@@ -11,6 +11,22 @@ from tf_blurdiff.data.kept import KeptPixels
 from tf_blurdiff.data.pictures import DataError
 
 
+def untuned(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The data set, without the thread by which TensorFlow tunes it: as many calls in parallel as there are cores.
+
+    The end of an iterator wakes that thread before it says that it is over (`Model::OptimizeLoop`,
+    `CancellationManager::StartCancel`). If the thread is quicker it goes back to sleep, for up to a minute, and the end
+    waits for it.
+
+    Example:
+        >>> list(untuned(tf.data.Dataset.range(3)).as_numpy_iterator())
+        [0, 1, 2]
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
+
+
 class Images:
     """Pictures of one shape, read by index; made by `open_images`.
 
@@ -126,7 +142,7 @@ class Images:
             return (self.read(row), self.read_labels(row)) if labels else self.read(row)
 
         loaded = rows.batch(batch_size).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        return loaded.prefetch(tf.data.AUTOTUNE)
+        return untuned(loaded.prefetch(2))
 
     def evenly_spaced(self, count: int) -> np.ndarray:
         """The indices of so many images, evenly spaced over the data set, rising; of all if there are no more.
