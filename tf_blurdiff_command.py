@@ -12,6 +12,7 @@ import sys
 
 MODULES = {
     "train": "train a model from a config",
+    "distill": "make a model that samples in few steps from one of many",
     "sample": "draw images from a model",
     "evaluate": "score a model's images",
     "train_classifier": "train a classifier to score images with",

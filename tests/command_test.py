@@ -51,7 +51,7 @@ def test_a_program_of_the_kit(monkeypatch, name):
     "words, status, message",
     [
         (["sampel"], 2, "tf_blurdiff: unknown command: sampel; did you mean sample?\n"),
-        (["zzz"], 2, "tf_blurdiff: unknown command: zzz; expected train, sample, "),
+        (["zzz"], 2, "tf_blurdiff: unknown command: zzz; expected train, distill, sample, "),
         (["client"], 2, "tf_blurdiff: client needs requests: pip install 'tf_blurdiff[serving]'\n"),
     ],
 )

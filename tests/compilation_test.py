@@ -213,7 +213,6 @@ def _tensor(value):
 
 USUAL = [
     ("blurring", "eps", "ancestral2"),
-    ("blurring", "eps", "multistep3"),
     ("heat_dissipation", "less_blurred", "heat"),
 ]
 

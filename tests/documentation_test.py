@@ -119,6 +119,9 @@ SLOW = (
     *(f"python -m tf_blurdiff.train --config digits.yaml --run_dir runs/{name}" for name in ("held_out", "two")),
     "python -m tf_blurdiff.train --config folder.yaml",
     "python -m tf_blurdiff.sample --model runs/clothes",
+    "python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 100",
+    "python -m tf_blurdiff.train_classifier",
+    "python export/load_test.py",
     "python -m tf_blurdiff.export --model digits",  # As of a run's model, of a larger network.
 )
 
@@ -152,10 +155,8 @@ def test_the_pages_benchmarks_run(folder):
     lines = [line for line in everything if is_slow(line)]
     assert len(lines) >= 6
     output_of("python -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits", folder)
-    for line in everything:
-        if line.startswith("python -m tf_blurdiff.train_classifier"):
-            output_of(line, folder)
-    for line in sorted(lines, key=lambda line: not line.startswith("for ")):  # The loop that trains comes first.
+    # Training comes first.
+    for line in sorted(lines, key=lambda line: not line.startswith(("for ", "python -m tf_blurdiff.train"))):
         output = output_of(line, folder, timeout=1800)
         assert not line.startswith("python benchmarks/") or "|---|" in output, line
 

@@ -87,7 +87,6 @@ def done(folder):
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "photographs" / "noise.jpg")
     small = {
-        "families": ["quality/digits", "--part=families", "--num_images=36", "--bits_images=2", "--out=families.png"],
         "restoration": [
             "quality/restoration", f"--model={model_file('digits')}", "--num_images=6", "--num_seeds=2",
             "--features=pixels", "--features=dct_energies", "--out=sheet.svg",
@@ -105,8 +104,10 @@ def done(folder):
     return run(small, folder)
 
 
-def test_families_are_scored_and_drawn(done, folder):
-    (rows,) = tables(done["families"])
+@pytest.mark.slow
+def test_families_are_scored_and_drawn(folder):
+    words = ["--part=families", "--num_images=36", "--bits_images=2", "--out=families.png"]
+    (rows,) = tables(run({"families": ["quality/digits", *words]}, folder)["families"])
     assert [row["family"] for row in rows] == ["gaussian", "blurring", "heat dissipation", "cold"]
     assert [(row["sampler"], row["calls"]) for row in rows[2:]] == [("heat", "6"), ("cold", "3")]
     # An untrained network's images are farther from digits than digits are from each other.

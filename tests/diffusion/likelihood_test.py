@@ -273,7 +273,7 @@ def test_a_progress_bar_changes_nothing(rng, capsys):
 # The spectrum, and what goes to the denoiser
 
 
-@pytest.mark.parametrize("num_bands", [1, 3, 8, 40])
+@pytest.mark.parametrize("num_bands", [1, 8, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 40))])
 def test_the_spectrum_is_that_of_the_coefficients(process, num_bands, rng):
     images = gaussian_images(rng, 4)
     bound = bits_per_dimension(images, process, grey, 10, num_bands=num_bands)

@@ -48,7 +48,16 @@ FREEZING = {
 }
 
 
-@pytest.mark.parametrize("freeze", FREEZING.values(), ids=FREEZING)
+RARELY = ("model", "one layer")
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        pytest.param(freeze, id=name, marks=pytest.mark.slow if name in RARELY else [])
+        for name, freeze in FREEZING.items()
+    ],
+)
 def test_a_frozen_model_samples_saves_and_loads(freeze, tmp_path):
     model = randomized(make())
     before = drawn(model)

@@ -250,8 +250,15 @@ def silent(process, data):
     return model
 
 
-@pytest.mark.parametrize("sampler", ["multistep3", "ancestral2"])
-@pytest.mark.parametrize("process", ["gaussian", "blurring"])
+@pytest.mark.parametrize(
+    "process, sampler",
+    [
+        ("gaussian", "multistep3"),
+        ("blurring", "ancestral2"),
+        pytest.param("gaussian", "ancestral2", marks=pytest.mark.slow),
+        pytest.param("blurring", "multistep3", marks=pytest.mark.slow),
+    ],
+)
 def test_a_preconditioned_network_that_says_nothing_samples_gaussian_data(rng, process, sampler):
     model = silent(process, smooth_images(rng, 2000))
     samples = model.sample(range(2000), sampler=sampler, num_steps=40, return_trajectory=True)[-1]

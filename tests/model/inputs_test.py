@@ -39,6 +39,10 @@ WAYS = {
     "adapt": lambda model, *given: model.adapt(*given),
     "adapt, data set": lambda model, *given: model.adapt(as_dataset(*given)),
 }
+RARELY = "evaluate", "train_on_batch", "test_on_batch", "adapt, data set"
+every_way = pytest.mark.parametrize(
+    "way", [pytest.param(way, id=name, marks=pytest.mark.slow if name in RARELY else []) for name, way in WAYS.items()]
+)
 WRONG_LABELS = {
     "num_classes": [0, 1, 2, 3],
     "below": [0, 1, -1, -1],
@@ -63,7 +67,7 @@ def assert_refused(call, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@every_way
 def test_wrong_labels_are_refused(way):
     model = with_labels()
     for labels in WRONG_LABELS.values():
@@ -71,7 +75,7 @@ def test_wrong_labels_are_refused(way):
     way(model, images(COUNT), np.arange(COUNT, dtype="uint8") % 3)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@every_way
 def test_wrong_images_are_refused(way):
     model = without_labels()
     for given in WRONG_IMAGES.values():

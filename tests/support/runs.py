@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -63,9 +64,19 @@ def steps_of(run_dir, name):
     return [row["step"] for row in rows_of(run_dir, name)]
 
 
-def start_training(folder, *arguments, **kwargs):
-    command = commands.command("train", *START, *arguments)
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
+def small_training(*arguments):
+    """The command of a training with the network of `with_small_network`."""
+    return [sys.executable, "-m", "tests.support.small_training", *map(str, arguments)]
+
+
+def environment():
+    """In which that command is found, and computes as tests do."""
+    return commands.environment(PYTHONPATH=str(commands.ROOT), TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="1")
+
+
+def start_training(folder, *arguments):
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen(small_training(*START, *arguments), cwd=folder, env=environment(), text=True, **pipes)
 
 
 def kill_training(folder, rng):

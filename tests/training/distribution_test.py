@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support import commands
-from tests.support.runs import assert_same_weights, rows_of
+from tests.support.runs import assert_same_weights, environment, rows_of, small_training
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import UserError
@@ -64,12 +64,15 @@ def workers_command(run_dir, *more):
     return commands.command("train", "--config", "digits_labels.yaml", "--run_dir", run_dir, *settings)
 
 
-def test_two_workers_end_with_the_weights_of_one_device(tmp_path):
+def test_two_workers_end_with_the_weights_of_one_device(tmp_path, small_network):
     """By the launcher's command line, with the chief alone telling what it does."""
-    few_steps = load_config("digits_labels", [*SETTINGS, *FEW_STEPS])
-    one_device = train_on(Devices(tf.distribute.get_strategy()), tmp_path / "one", few_steps)
-    command = commands.command("launch", "--num_workers", 2, "--", *workers_command(tmp_path / "run", *FEW_STEPS))
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    settings = [*SETTINGS, *FEW_STEPS]
+    one_device = train_on(
+        Devices(tf.distribute.get_strategy()), tmp_path / "one", load_config("digits_labels", settings)
+    )
+    words = ["--config", "digits_labels.yaml", "--run_dir", tmp_path / "run", *commands.overrides(settings)]
+    command = commands.command("launch", "--num_workers", 2, "--", *small_training(*words))
+    result = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert_same_run(tmp_path / "run", one_device)
     assert "[0] gathering" in result.stdout and "[1] gathering" not in result.stdout

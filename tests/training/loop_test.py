@@ -12,7 +12,16 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.support import commands
-from tests.support.runs import START, TINY, assert_same_weights, kill_training, rows_of, steps_of, tiny, train_here
+from tests.support.runs import (
+    TINY,
+    assert_same_weights,
+    kill_training,
+    rows_of,
+    start_training,
+    steps_of,
+    tiny,
+    train_here,
+)
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.training.loop import learning_rate, train
 
@@ -68,26 +77,26 @@ def test_the_model_file_holds_no_optimizer(trained_run):
         assert "optimizer" not in h5py.File(io.BytesIO(file.read()))
 
 
-def check_kills(folder, trained_run, kills, seed):
+def check_kills(folder, small_run, kills, seed):
     """Kills training at random moments, then lets it finish."""
     rng, run_dir = random.Random(seed), folder / "runs" / "digits"
     in_checkpoint = [kill_training(folder, rng) for _ in range(kills)]
-    result = commands.run("train", *START, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    _, errors = (last := start_training(folder)).communicate(timeout=300)
+    assert last.returncode == 0, errors
     print("killed in a checkpoint:", in_checkpoint)
-    assert_same_weights(run_dir, trained_run)
+    assert_same_weights(run_dir, small_run)
     assert steps_of(run_dir, "loss") == list(range(5, 61, 5))
     assert steps_of(run_dir, "averaged_loss") == list(range(10, 61, 10))
 
 
-def test_killed_training_ends_with_the_same_weights(tmp_path, trained_run):
-    check_kills(tmp_path, trained_run, kills=1, seed=0)
+def test_killed_training_ends_with_the_same_weights(tmp_path, small_run):
+    check_kills(tmp_path, small_run, kills=1, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, trained_run, seed):
-    check_kills(tmp_path, trained_run, kills=5, seed=seed + 1)
+def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, small_run, seed):
+    check_kills(tmp_path, small_run, kills=5, seed=seed + 1)
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(small_run, small_network, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from tf_blurdiff.model.arguments import checked_seeds
 from tf_blurdiff.model.diffusion_model import DiffusionModel
+from tf_blurdiff.model.distillation import student_of
 from tf_blurdiff.model.learning import ema_losses, train_step
 from tf_blurdiff.model.loading import find_model, load_model, load_pretrained
 from tf_blurdiff.model.restoration import check_restores, restoration_settings
@@ -18,5 +19,6 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "restoration_settings",
+    "student_of",
     "train_step",
 ]

@@ -48,6 +48,7 @@ from tf_blurdiff.model.arguments import (
 )
 from tf_blurdiff.model.averages import Averages, learnable
 from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
+from tf_blurdiff.model.distillation import Lesson
 from tf_blurdiff.model.keras_interface import KerasInterface
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
 from tf_blurdiff.networks import LayerArguments, UNet
@@ -92,6 +93,11 @@ class DiffusionModel(KerasInterface):
         loss_exponent: 0 or more, for the prediction "preconditioned" alone: 0 weighs its error alike in all
             frequencies, 1 makes the loss that of eps. None is 0.5.
         class_names: of the labels, num_classes different texts; None for labels that are numbers alone.
+        distilled_guidance: of a student of `distillation` the guidance scale that is in its weights, 1 for none; it
+            samples with its own sampler, num_steps and grid alone. None for a model that is no student.
+
+    Attributes:
+        lesson: of a student that is being trained, its `distillation.Lesson`; else None. In no file.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -126,6 +132,7 @@ class DiffusionModel(KerasInterface):
         num_classes: int | None = None,
         loss_exponent: float | None = None,
         class_names: Sequence[str] | None = None,
+        distilled_guidance: float | None = None,
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -150,10 +157,12 @@ class DiffusionModel(KerasInterface):
         self.num_classes = checked_num_classes(num_classes, network)
         self.class_names = checked_class_names(class_names, self.num_classes)
         self.label_dropout = label_dropout
+        self.distilled_guidance = distilled_guidance
         self._check_ranges()
         self.sampler = default_sampler(process, prediction) if sampler is None else sampler
         self.num_steps = default_num_steps(process, prediction) if num_steps is None else num_steps
         self.grid = grid
+        self.lesson: Lesson | None = None
         self.sampling_settings()  # Checks these three.
         self.seed = seed
         _warn_of_much_blur(process, self.image_shape[1])
@@ -167,6 +176,7 @@ class DiffusionModel(KerasInterface):
             "assumed_error": ("0 or more", self.assumed_error >= 0),
             "clip_stds": ("above 0, or None", self.clip_stds is None or self.clip_stds > 0),
             "label_dropout": ("in [0, 1)", 0.0 <= self.label_dropout < 1.0),
+            "distilled_guidance": ("0 or more, or None", (self.distilled_guidance or 0.0) >= 0),
         }
         for name, (range_, is_in_it) in allowed.items():
             if not is_in_it:
@@ -545,6 +555,8 @@ class DiffusionModel(KerasInterface):
             UserError: for a process that does not end in noise, and for arguments that are not allowed.
         """
         check_not_traced()
+        if self.distilled_guidance is not None:
+            raise UserError("a distilled model estimates where its own steps go, which bounds no likelihood")
         count = len(np.asarray(images))
         checked = checked_images(images, self.image_shape, count)
         conditions = (checked_labels(labels, self.num_classes, self.label_dropout, count),)
@@ -564,6 +576,8 @@ class DiffusionModel(KerasInterface):
         Raises:
             UserError: for what is not allowed, or does not fit the model's process and prediction.
         """
+        if self.distilled_guidance is not None:
+            self._check_student({"sampler": sampler, "num_steps": num_steps, "grid": grid})
         sampler = self.sampler if sampler is None else sampler
         num_steps = self.num_steps if num_steps is None else num_steps
         grid = self.grid if grid is None else grid
@@ -571,9 +585,22 @@ class DiffusionModel(KerasInterface):
         delta = default_delta(self.process, sampler) if delta is None else delta
         return checked_settings(SamplingSettings(sampler, num_steps, grid, eta, delta), self.process, self.prediction)
 
+    def _check_student(self, asked):
+        for name, value in asked.items():
+            if value not in (None, getattr(self, name)):
+                raise UserError(
+                    f"this model was distilled for {self.num_steps} steps of {self.sampler} on the grid {self.grid}: "
+                    f"{name} must be {getattr(self, name)}, or left out. Received: {value!r}"
+                )
+
     def conditions(self, labels: ArrayLike | None, guidance_scale: ArrayLike, count: int) -> sampling.Conditions:
         """Labels and guidance scales for `count` images, checked."""
         labels = checked_labels(labels, self.num_classes, self.label_dropout, count)
+        if self.distilled_guidance is not None and np.any(np.asarray(guidance_scale) != 1.0):
+            raise UserError(
+                f"this model was distilled at guidance scale {self.distilled_guidance:g}, which is in its weights: "
+                f"guidance_scale must be left out. Received: {guidance_scale!r}"
+            )
         return sampling.Conditions(labels, checked_guidance_scale(guidance_scale, self.label_dropout, count))
 
     def check_prior(self) -> None:
@@ -597,6 +624,7 @@ class DiffusionModel(KerasInterface):
             "process": serialize(self.process),
             **{name: getattr(self, name) for name in own},
             "class_names": self.class_names and list(self.class_names),
+            **({} if self.distilled_guidance is None else {"distilled_guidance": self.distilled_guidance}),
         }
 
     @classmethod

@@ -14,7 +14,7 @@ from keras import ops
 
 from tf_blurdiff.compilation import compiled, is_wanted
 from tf_blurdiff.diffusion.dct import dct2, idct2
-from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
+from tf_blurdiff.diffusion.predictions import eps_from_x0, get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, shares_of_any_size, uniform_rows
 from tf_blurdiff.networks import batches_per_update, batches_seen
 
@@ -114,6 +114,8 @@ def _value(mean):
 def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any, label: Any = None) -> Any:
     """The error of a model's prediction, averaged over an image; weighted by frequency if the prediction says so.
 
+    What a model with a lesson is to predict is not the image but what the lesson makes of it, see `distillation`.
+
     Args:
         model: a `DiffusionModel`.
         network: a function of `[z, t]` or `[z, t, label]`.
@@ -130,6 +132,9 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     at_s = process.marginal(process.next_level(t), *size) if prediction.by_level else None
     x0_freq = dct2(x0)
     z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
+    if model.lesson is not None:
+        x0_freq = model.lesson.image(z_freq, t, label)
+        eps_freq = eps_from_x0(x0_freq, z_freq, at_t)
     target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
     output = network([idct2(z_freq), t] if model.num_classes is None else [idct2(z_freq), t, label])
     output = ops.cast(output, "float32")
@@ -236,6 +241,8 @@ def _drawn_time_and_noise(model, seed, x0):
     t = (start + tf.cast(rows, tf.float32) / tf.cast(total, tf.float32)) % 1.0
     if get_prediction(model.prediction).by_level:
         t = model.process.level_time(t)
+    if model.lesson is not None:
+        t = model.lesson.time(t)
     return t, normal_rows(fold(seed, _NOISE), (ops.shape(x0)[0], *x0.shape[1:]))
 
 

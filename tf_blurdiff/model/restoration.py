@@ -64,15 +64,19 @@ def check_restores(model: Any) -> None:
 def restoration_settings(model: Any) -> SamplingSettings:
     """The settings that restoring has unless told otherwise; or a UserError, as `check_restores`."""
     check_restores(model)
-    return model.sampling_settings(**_SETTINGS)
+    return model.sampling_settings(**_own_settings(model))
+
+
+def _own_settings(model):
+    return _SETTINGS if model.distilled_guidance is None else {}
 
 
 def _restored(model: Any, measured: InverseProblem, seeds: Any, sampling: RestorationArguments) -> np.ndarray:
     check_restores(model)
     count = len(measured.value)
     seeds = checked_seeds(np.arange(count) if seeds is None else seeds, count=count)
-    told = {name: value for name, value in sampling.items() if value is not None}
-    return draw_images(model, start_of(model, seeds), SeededNoise(seeds), measured=measured, **{**_SETTINGS, **told})
+    settings = {**_own_settings(model), **{name: value for name, value in sampling.items() if value is not None}}
+    return draw_images(model, start_of(model, seeds), SeededNoise(seeds), measured=measured, **settings)
 
 
 def _checked_column(name, values, count, least):

@@ -271,8 +271,8 @@ def _rows_of(tensors, rows):
 
 
 def times_from(model: Any, settings: SamplingSettings, strength: float) -> np.ndarray:
-    """The times from t = strength to 0, float32 `[num_steps + 1, 1]`; level by level where the prediction is."""
-    if not get_prediction(model.prediction).by_level:
+    """The times from t = strength to 0, float32 `[num_steps + 1, 1]`; of the model's levels or steps if it has such."""
+    if not get_prediction(model.prediction).by_level and model.distilled_guidance is None:
         return settings.times(model.process, strength)
     levels = max(1, round(strength * settings.num_steps))
     return settings._replace(num_steps=levels).times(model.process, levels / settings.num_steps)

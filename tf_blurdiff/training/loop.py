@@ -9,6 +9,7 @@ import os
 import pathlib
 import signal
 import time
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
@@ -79,17 +80,18 @@ def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: b
     if verbose and devices.is_chief and given != config:
         print(f"chosen: {configs.changes_in_words(given, config)}", flush=True)
     images = configs.build_images(config)
-    _check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
+    check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     with devices.strategy.scope():
         model = configs.build_model(config, None if config.network.num_classes is None else images.class_names)
         model.compile(Adam(learning_rate(config.train)), jit_compile=config.train.compile)
         model.optimizer.build(model.network.trainable_variables)
-    with _errors_in_words(devices, config.train.batch_size), images.plain_errors():
+    with errors_in_words(devices, config.train.batch_size), images.plain_errors():
         return Run(config, run_dir, model, images, devices, verbose).run()
 
 
-def _check_batch_size(batch_size, num_images, num_replicas):
+def check_batch_size(batch_size: int, num_images: int, num_replicas: int) -> None:
+    """Raises a UserError for a batch that the images do not fill, or that the replicas cannot share."""
     if batch_size > num_images:
         raise UserError(f"train.batch_size: got {batch_size}, expected at most {num_images}, the number of images")
     if batch_size % num_replicas:
@@ -99,7 +101,8 @@ def _check_batch_size(batch_size, num_images, num_replicas):
 
 
 @contextlib.contextmanager
-def _errors_in_words(devices, batch_size):
+def errors_in_words(devices: Devices, batch_size: int) -> Iterator[None]:
+    """Turns what TensorFlow raises where a worker is gone or memory is out into errors of one line."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -174,7 +177,7 @@ class Run:
             else:
                 self._warn_of_emulation()
                 self._say_if_warmup_is_long()
-                if step == 0:
+                if step == 0 and self.model.lesson is None:  # A student has its teacher's statistics.
                     self._adapt()
                 with self.report.opened(step, self.config):
                     self._train_from(step, interruption)

@@ -1,0 +1,103 @@
+"""Distillation in a run directory: stages one after another, cut anywhere, and what is refused."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import tf_blurdiff as bd
+from tests.support.runs import TINY, assert_same_weights, steps_of, tiny
+from tf_blurdiff.config.loading import load_config
+from tf_blurdiff.errors import Unfinished, UserError
+from tf_blurdiff.training import distill
+from tf_blurdiff.training import loop as training
+
+pytestmark = pytest.mark.usefixtures("small_network")
+
+LARGER = ["data.image_size=16", "network.attention_resolutions=[]"]
+FEW = {"steps": 1, "teacher_steps": 4, "stage_steps": 20, "verbose": False}
+
+
+@pytest.fixture(scope="module")
+def distilled(small_run, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("distilled") / "run"
+    distill(small_run, TINY, run_dir, **FEW)
+    return run_dir
+
+
+def test_the_last_student_samples_in_its_steps(distilled):
+    model = bd.load_model(distilled)
+    assert (model.sampler, model.num_steps, model.grid, model.ema_decay) == ("ddim", 1, "uniform", None)
+    assert len(model.sample([0, 1], return_trajectory=True)) == 2
+    last = bd.load_model(distilled / "steps_1")
+    np.testing.assert_allclose(model.sample([0, 1]), last.sample([0, 1]), atol=1e-6)
+    assert load_config(distilled / "config.yaml").sample.num_steps == 1
+
+
+def test_every_stage_is_a_run_of_its_own_and_begins_where_the_one_before_ended(distilled, small_run, tmp_path):
+    assert sorted(path.name for path in distilled.iterdir() if path.is_dir()) == ["steps_1", "steps_2"]
+    for stage in ("steps_1", "steps_2"):
+        assert steps_of(distilled / stage, "averaged_loss") == [10, 20]
+    teacher, student = bd.load_model(small_run), bd.load_model(distilled / "steps_2")
+    np.testing.assert_array_equal(student.freq_std, teacher.freq_std)
+    moved = [np.abs(one - other).max() for one, other in zip(student.averages, teacher.averages)]
+    assert 0 < max(moved) < 0.1
+
+
+@pytest.mark.parametrize("stage, step", [("steps_2", 10), ("steps_1", 20)])
+def test_an_interruption_anywhere_changes_nothing(distilled, small_run, tmp_path, monkeypatch, stage, step):
+    save = training.Run._save
+
+    def stop_after(self, at):
+        save(self, at)
+        if (self.run_dir.name, at) == (stage, step):
+            raise Unfinished("stopped")
+
+    monkeypatch.setattr(training.Run, "_save", stop_after)
+    with pytest.raises(Unfinished):
+        distill(small_run, TINY, tmp_path, **FEW)
+    monkeypatch.setattr(training.Run, "_save", save)
+    distill(small_run, TINY, tmp_path, **FEW)
+    assert_same_weights(tmp_path, distilled)
+
+
+def test_what_is_done_is_not_done_again(distilled, small_run, monkeypatch):
+    before = (distilled / "steps_2" / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(training.Run, "_train_from", None)
+    distill(small_run, TINY, distilled, **FEW)
+    assert (distilled / "steps_2" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_folder_of_another_teachers_students_is_refused(distilled, small_run, tmp_path):
+    other = shutil.copytree(distilled, tmp_path / "run")
+    lesson = other / "steps_2" / "lesson.json"
+    lesson.write_text(json.dumps({**json.loads(lesson.read_text()), "teacher": "another"}))
+    with pytest.raises(UserError, match="was begun with another teacher or guidance scale"):
+        distill(small_run, TINY, other, **FEW)
+
+
+def test_a_student_can_be_distilled_further(distilled, small_run, tmp_path):
+    model = distill(distilled / "steps_2", TINY, tmp_path, steps=1, stage_steps=10, verbose=False)
+    assert (model.num_steps, model.distilled_guidance) == (1, 1.0)
+
+
+@pytest.mark.parametrize(
+    "config, how, message",
+    [
+        (TINY, {"steps": 3}, "steps must be a power of two. Received: 3"),
+        (TINY, {"steps": 0}, "steps must be an integer of 1 or more"),
+        (TINY, {"steps": 8}, "steps must be less than the 8 that the teacher starts from. Received: 8"),
+        (TINY, {"teacher_steps": 5}, "teacher_steps must be a power of two"),
+        (TINY, {"stage_steps": 0}, "stage_steps must be an integer of 1 or more"),
+        (TINY, {"guidance_scale": 2.0}, "needs a model that was trained with labels and label_dropout"),
+        (load_config("digits_gaussian"), {}, "the config's process is not the model's"),
+        (load_config("digits", LARGER), {}, "the config's image shape is not the model's"),
+        (load_config("digits_labels"), {}, "the config's number of labels is not the model's: got 10, expected None"),
+        (tiny(batch_size=5000), {}, "train.batch_size: got 5000, expected at most 1797"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused(small_run, tmp_path, config, how, message):
+    with pytest.raises(UserError, match=message):
+        distill(small_run, config, tmp_path / "run", verbose=False, **how)
+    assert not list((tmp_path).rglob("*.keras"))

@@ -1,0 +1,161 @@
+"""Distillation in a run directory: a model of many steps becomes one of few, halving by halving.
+
+Each halving is a training of its own in a folder `steps_N`, whose student starts from its teacher's averaged weights:
+the teacher of the first is the model that is distilled, of the next the student before it. What was done is not done
+again, and a stage that was interrupted goes on as any training.
+"""
+
+import contextlib
+import json
+import math
+import pathlib
+import shutil
+
+import keras
+
+from tf_blurdiff.config import Config
+from tf_blurdiff.config import loading as configs
+from tf_blurdiff.devices import open_devices
+from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.files import write_atomically
+from tf_blurdiff.model import DiffusionModel, load_model, student_of
+from tf_blurdiff.networks import Adam
+from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate
+from tf_blurdiff.training.run_directory import check_config, locked, writing
+
+# The averages of a stage are over its last tenth or so.
+_AVERAGED_SHARE = 0.1
+
+
+def distill(
+    model: str | pathlib.Path,
+    config: Config,
+    run_dir: str | pathlib.Path,
+    steps: int = 4,
+    guidance_scale: float = 1.0,
+    stage_steps: int = 2000,
+    peak_learning_rate: float = 3e-4,
+    teacher_steps: int | None = None,
+    verbose: bool = True,
+) -> DiffusionModel:
+    """Distills a model, from where the run directory ends if it holds a part of it.
+
+    Args:
+        model: a .keras file, a run directory, or the name of a shipped model.
+        config: data, batch size, precision, devices and the like, of the model's own process and form of images.
+        run_dir: folder, made if missing; `model.keras` in it is the last student.
+        steps: of the last student, a power of two.
+        guidance_scale: of the teacher; the students have it built in. For a model with labels and label dropout.
+        stage_steps: optimizer steps of each halving.
+        peak_learning_rate: of each, from which it falls as a cosine.
+        teacher_steps: the number of steps to start from, a power of two; None takes the model's own, rounded up to one.
+        verbose: whether to show progress.
+
+    Returns:
+        The last student, a `DiffusionModel`.
+
+    Raises:
+        UserError: for arguments that are not allowed, a config of another process or form of images, and what
+            `training.train` refuses.
+        Unfinished: as `training.train`.
+
+    Reference: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, algorithm 2.
+    """
+    run_dir = pathlib.Path(run_dir)
+    check_count("stage_steps", stage_steps)
+    devices = open_devices(config.train.strategy, config.train.replicas)
+    teacher = _load(model, config, devices)
+    _check(teacher, config, guidance_scale)
+    halvings = _halvings(teacher, steps, teacher_steps)
+    train = {"steps": stage_steps, "decay_steps": stage_steps, "learning_rate": peak_learning_rate, "warmup_steps": 0}
+    train["ema_decay"] = max(0.0, 1.0 - 1.0 / (_AVERAGED_SHARE * stage_steps + 1.0))
+    train["precision"] = teacher.network.dtype_policy.name
+    config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    images = configs.build_images(config)
+    check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
+    for number, num_steps in enumerate(halvings, start=1):
+        stage = run_dir / f"steps_{num_steps}"
+        if verbose and devices.is_chief:
+            print(f"stage {number} of {len(halvings)}: {2 * num_steps} steps become {num_steps}", flush=True)
+        teacher = _train_stage(stage, teacher, num_steps, config, guidance_scale, images, devices, verbose)
+        guidance_scale = 1.0  # It is in the student's weights.
+    if devices.is_chief:
+        with writing(run_dir, "model.keras"):
+            write_atomically(run_dir / "model.keras", teacher.averaged().save)
+            shutil.copyfile(run_dir / f"steps_{steps}" / "config.yaml", run_dir / "config.yaml")
+    return teacher
+
+
+def _load(model, config, devices):
+    with devices.strategy.scope():
+        return load_model(model, precision=configs.resolved(config).train.precision)
+
+
+def _check(teacher, config, guidance_scale):
+    """Raises a UserError for what cannot be distilled, or not with this config."""
+    if not teacher.process.ends_in_noise:
+        raise UserError("only a model whose process ends in noise can be distilled (gaussian, blurring)")
+    for what, own, given in (
+        ("process", teacher.process.get_config(), configs.build_process(config).get_config()),
+        ("image shape", teacher.image_shape, config.image_shape),
+        ("number of labels", teacher.num_classes, config.network.num_classes),
+    ):
+        if own != given:
+            raise UserError(f"the config's {what} is not the model's: got {given}, expected {own}")
+    # Checks the scale, too.
+    teacher.conditions(None if not teacher.label_dropout else [0], guidance_scale, 1) if guidance_scale != 1 else None
+
+
+def _halvings(teacher, steps, teacher_steps):
+    """The numbers of steps of the students, falling."""
+    own = 2 ** math.ceil(math.log2(teacher.num_steps))
+    first = own if teacher_steps is None else teacher_steps
+    for name, value in (("steps", steps), ("teacher_steps", first)):
+        check_count(name, value)
+        if value & (value - 1):
+            raise UserError(f"{name} must be a power of two. Received: {value}")
+    if teacher.distilled_guidance is not None and first != teacher.num_steps:
+        raise UserError(f"teacher_steps must be {teacher.num_steps}, those of the distilled teacher. Received: {first}")
+    if steps >= first:
+        raise UserError(f"steps must be less than the {first} that the teacher starts from. Received: {steps}")
+    return [first >> k for k in range(1, int(math.log2(first // steps)) + 1)]
+
+
+def _train_stage(stage, teacher, num_steps, config, guidance_scale, images, devices, verbose):
+    """The student of one stage, trained to its end."""
+    train = config.train
+    own = {"ema_decay": train.ema_decay, "clip_norm": train.clip_norm, "seed": train.seed}
+    keras.utils.set_random_seed(train.seed)
+    with devices.strategy.scope():
+        student = student_of(teacher, num_steps, guidance_scale, **own)
+        student.compile(Adam(learning_rate(train)), jit_compile=train.compile)
+        student.optimizer.build(student.network.trainable_variables)
+    config = _as_it_is(config, student)
+    check_config(config, stage)
+    with locked(stage) if devices.is_chief else contextlib.nullcontext():
+        _claim(stage, teacher, guidance_scale, devices)
+        with errors_in_words(devices, train.batch_size), images.plain_errors():
+            return Run(config, stage, student, images, devices, verbose).run()
+
+
+def _as_it_is(config, student):
+    """The config, with what it says of predictions and samples being the student's."""
+    learned = {name: getattr(student, name) for name in ("prediction", "loss_type", "loss_exponent", "label_dropout")}
+    sampled = {name: getattr(student, name) for name in ("sampler", "num_steps", "grid")}
+    sections = {"model": config.model.model_copy(update=learned), "sample": config.sample.model_copy(update=sampled)}
+    return config.model_copy(update=sections)
+
+
+def _claim(stage, teacher, guidance_scale, devices):
+    """Notes whose student this is; raises a UserError in a folder of another's."""
+    path = stage / "lesson.json"
+    own = {"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": guidance_scale}
+    there = json.loads(path.read_text()) if path.exists() else own
+    if there != own:
+        raise UserError(
+            f"{stage} was begun with another teacher or guidance scale ({there} there, {own} here); expected the same, "
+            "or another run directory"
+        )
+    if devices.is_chief:
+        with writing(stage, path.name):
+            write_atomically(path, lambda new: new.write_text(json.dumps(own)))
