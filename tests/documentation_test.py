@@ -121,6 +121,8 @@ SLOW = (
     "python -m tf_blurdiff.sample --model runs/clothes",
     "python -m tf_blurdiff.sample --model runs/digits/model.keras --num_images 100",
     "python -m tf_blurdiff.train_classifier",
+    "python -m tf_blurdiff.distill",
+    "python -m tf_blurdiff.sample --model runs/digits_4",
     "python export/load_test.py",
     "python -m tf_blurdiff.export --model digits",  # As of a run's model, of a larger network.
 )

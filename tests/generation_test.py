@@ -52,7 +52,7 @@ def guided():
     return randomized(make(small_network(num_classes=3), prediction="v", label_dropout=0.2, num_steps=4))
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[1, pytest.param(2, marks=pytest.mark.slow)])
 def on_replicas(request, two_replicas, plain, guided, tmp_path_factory):
     """The devices, and both models as they load there."""
     if request.param == 1:
@@ -144,7 +144,7 @@ def test_a_whole_file_is_not_made_again(guided, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("out", ["folder", "set.npz"])
-@pytest.mark.parametrize("calls", [1, 2, 6, 8])
+@pytest.mark.parametrize("calls", [1, 6, *(pytest.param(calls, marks=pytest.mark.slow) for calls in (2, 8))])
 def test_an_interruption_anywhere_changes_nothing(plain, tmp_path, monkeypatch, out, calls):
     """Before the rename of the settings, of each image, and of the whole file."""
     replace, left = os.replace, [calls]
@@ -208,7 +208,7 @@ OTHERWISE = [
 ]
 
 
-@pytest.mark.parametrize("out", ["folder", "set.npz"])
+@pytest.mark.parametrize("out", ["folder", pytest.param("set.npz", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("sampling, message", OTHERWISE)
 def test_images_made_otherwise_are_not_mixed(guided, tmp_path, out, sampling, message):
     given = {"labels": [0, 1], "guidance_scale": 2.0}

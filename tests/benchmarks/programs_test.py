@@ -81,33 +81,14 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def done(folder):
-    """What the quick ones printed, by their names, and the mistakes by their lines."""
-    (folder / "photographs").mkdir()
+    """What each mistake is answered."""
     (folder / "file").touch()
-    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(folder / "photographs" / "noise.jpg")
-    small = {
-        "restoration": [
-            "quality/restoration", f"--model={model_file('digits')}", "--num_images=6", "--num_seeds=2",
-            "--features=pixels", "--features=dct_energies", "--out=sheet.svg",
-        ],
-        "image_folder": [
-            "data/image_folder", "--root=patches", "--photographs=photographs", "--num_patches=100", "--batch_size=16",
-            "--cache_gb=0",
-        ],
-        "pipeline": [
-            "data/pipeline", "--sizes=8x8x1,4x6x3", "--rounds=1", "--seconds=0", "--megabytes=1", "--num_files=10",
-            "--batch_size=16",
-        ],
-    }  # fmt: skip
-    small |= {line: line.split() for line in MISTAKES}
-    return run(small, folder)
+    return run({line: line.split() for line in MISTAKES}, folder)
 
 
 @pytest.mark.slow
-def test_families_are_scored_and_drawn(folder):
-    words = ["--part=families", "--num_images=36", "--bits_images=2", "--out=families.png"]
-    (rows,) = tables(run({"families": ["quality/digits", *words]}, folder)["families"])
+def test_families_are_scored_and_drawn(slowly_done, folder):
+    (rows,) = tables(slowly_done["families"])
     assert [row["family"] for row in rows] == ["gaussian", "blurring", "heat dissipation", "cold"]
     assert [(row["sampler"], row["calls"]) for row in rows[2:]] == [("heat", "6"), ("cold", "3")]
     # An untrained network's images are farther from digits than digits are from each other.
@@ -117,9 +98,10 @@ def test_families_are_scored_and_drawn(folder):
         assert picture.width > 5 * 36 / 6 * 5 * 8
 
 
-def test_restoration_has_a_column_for_each_feature_network(done, folder):
+@pytest.mark.slow
+def test_restoration_has_a_column_for_each_feature_network(slowly_done, folder):
     """Every row's figures are numbers, and an image as blurred as given is nearer than a stranger."""
-    (rows,) = tables(done["restoration"])
+    (rows,) = tables(slowly_done["restoration"])
     columns = ["PSNR, dB", "SSIM", "distance, pixels", "distance, dct_energies"]
     assert list(rows[0]) == ["task", "what", *columns]
     assert [row["what"] for row in rows if row["task"] == "twice the size"] == [
@@ -130,8 +112,9 @@ def test_restoration_has_a_column_for_each_feature_network(done, folder):
     assert "<svg" in (folder / "sheet.svg").read_text()
 
 
-def test_a_folder_of_patches_is_cut_damaged_and_read(done, folder):
-    (rows,) = tables(done["image_folder"])
+@pytest.mark.slow
+def test_a_folder_of_patches_is_cut_damaged_and_read(slowly_done, folder):
+    (rows,) = tables(slowly_done["image_folder"])
     assert [row["cache_gb"] for row in rows] == ["0"]
     # Of noise, a file that is zeros after its start can still be unpacked to as many pixels: two of the ten.
     assert rows[0]["damaged, named"] in ("8 of 10 in 8 lines", "10 of 10 in 10 lines")
@@ -139,8 +122,9 @@ def test_a_folder_of_patches_is_cut_damaged_and_read(done, folder):
     assert len(list((folder / "patches").rglob("*.png"))) == 100
 
 
-def test_the_pipeline_s_speed_has_a_row_for_each_size_source_and_flip(done):
-    (rows,) = tables(done["pipeline"])
+@pytest.mark.slow
+def test_the_pipeline_s_speed_has_a_row_for_each_size_source_and_flip(slowly_done):
+    (rows,) = tables(slowly_done["pipeline"])
     assert [row["image"] for row in rows] == ["8x8x1"] * 4 + ["4x6x3"] * 4
     assert [(row["source"], row["flips"]) for row in rows[:4]] == [
         ("array", "no"), ("array", "yes"), ("folder, kept", "no"), ("folder, kept", "yes"),
@@ -153,7 +137,23 @@ def slowly_done(folder):
     """What those that take long printed, by their names."""
     digits = ["quality/digits", f"--model={model_file('digits')}", "--num_images=36", "--calls=2"]
     exported = [f"--model={model_file(name)}" for name in ("digits", "digits_cold")]
+    (folder / "photographs").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "photographs" / "noise.jpg")
     small = {
+        "families": ["quality/digits", "--part=families", "--num_images=36", "--bits_images=2", "--out=families.png"],
+        "restoration": [
+            "quality/restoration", f"--model={model_file('digits')}", "--num_images=6", "--num_seeds=2",
+            "--features=pixels", "--features=dct_energies", "--out=sheet.svg",
+        ],
+        "image_folder": [
+            "data/image_folder", "--root=patches", "--photographs=photographs", "--num_patches=100", "--batch_size=16",
+            "--cache_gb=0",
+        ],
+        "pipeline": [
+            "data/pipeline", "--sizes=8x8x1,4x6x3", "--rounds=1", "--seconds=0", "--megabytes=1", "--num_files=10",
+            "--batch_size=16",
+        ],
         "solvers": [*digits, "--part=solvers"],
         "shrinking": [*digits, "--part=shrinking"],
         "precision": [*digits, "--part=precision"],

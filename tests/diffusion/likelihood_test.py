@@ -24,7 +24,8 @@ PROCESSES = {
 STD = (0.08 + 0.4 / (1.0 + bd.laplacian_eigenvalues(*SIZE)))[None, :, :, None].astype("float32")
 
 
-@pytest.fixture(params=PROCESSES)
+# The other schedule's betas are in the tests of processes, too.
+@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.slow] * (name == "linear_betas")) for name in PROCESSES])
 def process(request):
     return PROCESSES[request.param]
 

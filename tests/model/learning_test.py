@@ -210,7 +210,7 @@ def test_the_seed_decides_what_the_averages_loss_is_of():
     assert not np.allclose(losses[0], losses[2])
 
 
-@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize("clip_norm", [0.05, pytest.param(None, marks=pytest.mark.slow)])
 def test_an_update_is_the_same_on_two_replicas(clip_norm, two_replicas):
     """With SGD: Adam would hide a gradient's scale."""
 

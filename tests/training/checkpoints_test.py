@@ -53,8 +53,15 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch, small_network):
     ]
 
 
-@pytest.mark.parametrize("process", ["blurring", "heat_dissipation"])
-@pytest.mark.parametrize("ema_decay", [None, 0.9])
+@pytest.mark.parametrize(
+    "process, ema_decay",
+    [
+        ("heat_dissipation", 0.9),
+        ("blurring", None),
+        pytest.param("heat_dissipation", None, marks=pytest.mark.slow),
+        pytest.param("blurring", 0.9, marks=pytest.mark.slow),
+    ],
+)
 def test_checkpoints_of_earlier_versions_are_restored(process, ema_decay, tmp_path):
     """They know a variable by its place: the model's own, its averages, the network's, the prior's, the optimizer's."""
 

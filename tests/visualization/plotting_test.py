@@ -85,7 +85,10 @@ def test_a_large_picture_is_not_enlarged():
     assert image.size[0] < 2 * 300
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    "name",
+    ["blurring", *(pytest.param(name, marks=pytest.mark.slow) for name in PROCESSES if name != "blurring")],
+)
 def test_the_schedules_are_drawn_as_they_are(name, tmp_path):
     curves = inspection.curves(PROCESSES[name], 8, num_times=11)
     figure = plotting.schedule_figure({name: curves, "another": curves})
