@@ -108,6 +108,7 @@ def student():
         ({"num_steps": 5}, "distilled for 4 steps of ddim on the grid uniform: num_steps must be 4"),
         ({"sampler": "ancestral"}, "sampler must be ddim"),
         ({"grid": "quadratic"}, "grid must be uniform"),
+        ({"eta": 0.5}, "distilled for steps without noise: eta must be 0. Received: 0.5"),
         ({"guidance_scale": 3.0}, "distilled at guidance scale 2, which is in its weights"),
     ],
 )

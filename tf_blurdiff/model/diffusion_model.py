@@ -577,7 +577,7 @@ class DiffusionModel(KerasInterface):
             UserError: for what is not allowed, or does not fit the model's process and prediction.
         """
         if self.distilled_guidance is not None:
-            self._check_student({"sampler": sampler, "num_steps": num_steps, "grid": grid})
+            self._check_student({"sampler": sampler, "num_steps": num_steps, "grid": grid}, eta)
         sampler = self.sampler if sampler is None else sampler
         num_steps = self.num_steps if num_steps is None else num_steps
         grid = self.grid if grid is None else grid
@@ -585,7 +585,9 @@ class DiffusionModel(KerasInterface):
         delta = default_delta(self.process, sampler) if delta is None else delta
         return checked_settings(SamplingSettings(sampler, num_steps, grid, eta, delta), self.process, self.prediction)
 
-    def _check_student(self, asked):
+    def _check_student(self, asked, eta):
+        if eta:
+            raise UserError(f"this model was distilled for steps without noise: eta must be 0. Received: {eta!r}")
         for name, value in asked.items():
             if value not in (None, getattr(self, name)):
                 raise UserError(

@@ -95,15 +95,16 @@ def _check(teacher, config, guidance_scale):
     """Raises a UserError for what cannot be distilled, or not with this config."""
     if not teacher.process.ends_in_noise:
         raise UserError("only a model whose process ends in noise can be distilled (gaussian, blurring)")
+    if teacher.process.get_config() != configs.build_process(config).get_config():
+        raise UserError("the config's process is not the model's: give the config that it was trained with")
     for what, own, given in (
-        ("process", teacher.process.get_config(), configs.build_process(config).get_config()),
         ("image shape", teacher.image_shape, config.image_shape),
         ("number of labels", teacher.num_classes, config.network.num_classes),
     ):
         if own != given:
             raise UserError(f"the config's {what} is not the model's: got {given}, expected {own}")
-    # Checks the scale, too.
-    teacher.conditions(None if not teacher.label_dropout else [0], guidance_scale, 1) if guidance_scale != 1 else None
+    if guidance_scale != 1.0:  # Refuses what cannot be.
+        teacher.conditions([0] if teacher.num_classes else None, guidance_scale, 1)
 
 
 def _halvings(teacher, steps, teacher_steps):
