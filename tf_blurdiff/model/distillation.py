@@ -49,22 +49,21 @@ class Lesson:
     def __init__(self, teacher: Any, num_steps: int, guidance_scale: float = 1.0) -> None:
         self._teacher = teacher
         self._guidance_scale = guidance_scale
-        # [2 * num_steps + 1], from 1 to 0.
-        self._times = SamplingSettings(_SAMPLER, 2 * num_steps, _GRID).times(teacher.process)[:, 0]
+        times = SamplingSettings(_SAMPLER, 2 * num_steps, _GRID).times(teacher.process)[:, 0]
+        # [3, num_steps]: start, middle and end of each of the student's steps.
+        self._steps = np.stack([times[:-1:2], times[1::2], times[2::2]])
 
     def time(self, uniform: Any) -> Any:
         """The start of one of the student's steps, for numbers in [0, 1)."""
-        starts = self._times[:-1:2]
+        starts = self._steps[0]
         number = ops.cast(uniform * len(starts), "int32")
         return tf.gather(starts, ops.minimum(number, len(starts) - 1))
 
     def image(self, z_freq: Any, t: Any, label: Any = None) -> Any:
         """The image to learn at states `[B, H, W, C]` and starts of steps `[B]`, in the DCT basis."""
         process, size = self._teacher.process, self._teacher.image_shape[:2]
-        starts = self._times[:-1:2]
-        number = ops.argmin(ops.abs(t[:, None] - starts), axis=1)
-        # [3, B]: start, middle and end of the step.
-        times = tf.gather(np.stack([starts, self._times[1::2], self._times[2::2]]), number, axis=1)
+        number = ops.argmin(ops.abs(t[:, None] - self._steps[0]), axis=1)
+        times = tf.gather(self._steps, number, axis=1)
         scale = None if self._guidance_scale == 1.0 else ops.full_like(t, self._guidance_scale)
         z_s_freq, *_ = run_steps(
             get_sampler(_SAMPLER),

@@ -150,8 +150,8 @@ def _as_it_is(config, student):
 def _claim(stage, teacher, guidance_scale, devices):
     """Notes whose student this is; raises a UserError in a folder of another's."""
     path = stage / "lesson.json"
-    own = {"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": guidance_scale}
-    there = json.loads(path.read_text()) if path.exists() else own
+    own = json.dumps({"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": guidance_scale})
+    there = path.read_text(errors="replace") if path.exists() else own
     if there != own:
         raise UserError(
             f"{stage} was begun with another teacher or guidance scale ({there} there, {own} here); expected the same, "
@@ -159,4 +159,4 @@ def _claim(stage, teacher, guidance_scale, devices):
         )
     if devices.is_chief:
         with writing(stage, path.name):
-            write_atomically(path, lambda new: new.write_text(json.dumps(own)))
+            write_atomically(path, lambda new: new.write_text(own))
