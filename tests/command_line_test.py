@@ -91,11 +91,11 @@ MISTAKES = {
     "version 0": (["export", "--model", MODEL, "--out", "served", "--version", "0"], "version must be an integer of 1"),
     "quality of no steps": (
         ["export", "--model", MODEL, "--out", "served", "--quality_steps", "10,0"],
-        "--quality_steps must be integers of 1 or more. Received: 10,0",
+        "quality_steps must be an integer of 1 or more, below 2^31. Received: 0",
     ),
     "quality in words": (
         ["export", "--model", MODEL, "--out", "served", "--quality_steps", "high"],
-        "--quality_steps must be integers of 1 or more. Received: high",
+        "--quality_steps: model file not found: high; expected a .keras file",
     ),
     "few images to score": (
         ["evaluate", "--model", MODEL, "--config", "digits.yaml", "--num_images", "5", "--cache_dir", "c"],

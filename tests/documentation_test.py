@@ -48,11 +48,11 @@ NOT_RUN = {
 
 
 def commands_of(page):
-    """The commands on indented or fenced lines, continued lines joined."""
+    """The commands on indented or fenced lines, continued lines joined; a line of Python's `for` is none."""
     text = page.read_text().replace("\\\n", " ")
     for line in text.splitlines():
         fenced_or_indented = re.match(r"(    )?(\.venv/bin/)?(?P<command>\S.*)", line)
-        if fenced_or_indented and fenced_or_indented["command"].split()[0] in PROGRAMS:
+        if fenced_or_indented and fenced_or_indented["command"].split()[0] in PROGRAMS and not line.endswith(":"):
             yield " ".join(fenced_or_indented["command"].split())
 
 
@@ -123,6 +123,7 @@ SLOW = (
     "python -m tf_blurdiff.train_classifier",
     "python -m tf_blurdiff.distill",
     "python -m tf_blurdiff.sample --model runs/digits_4",
+    "python -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits --quality_steps",
     "python export/load_test.py",
     "python -m tf_blurdiff.export --model digits",  # As of a run's model, of a larger network.
 )

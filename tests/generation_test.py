@@ -225,7 +225,7 @@ def test_images_of_another_model_are_not_mixed(tmp_path, change):
     if change == "weight":
         model.ema_weights[0].assign(model.ema_weights[0] + 1e-6)
     else:
-        model.clip_stds = 2.5
+        model.seed = 5
     with pytest.raises(UserError, match=r"made otherwise: model \('[0-9a-f]{16}' there, '[0-9a-f]{16}' here\);"):
         generate(model, [1, 2, 3], tmp_path, ONE)
     assert "seed_3.png" not in names(tmp_path)

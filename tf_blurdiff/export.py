@@ -19,7 +19,9 @@ _OUT = FLAGS.string("out", None, "The folder that the server watches; the export
 _VERSION = FLAGS.integer("version", None, "Version number (default: the next).")
 FLAGS.sampling()
 _PRECISION = FLAGS.shared("precision")
-_QUALITY = FLAGS.list("quality_steps", [], "Numbers of steps, each for a signature steps_N of its own: 10,50.")
+_QUALITY = FLAGS.list(
+    "quality_steps", [], "Numbers of steps, or distilled models, each for a signature steps_N of its own: 10,runs/x_4."
+)
 _RESTORATION = FLAGS.boolean(
     "restoration", False, "Signatures that take images: image_to_image, deblur, super_resolution, inpaint."
 )
@@ -35,11 +37,20 @@ def main() -> None:
         return
     if not (_MODEL.value and _OUT.value):
         raise UserError("give --model and --out to export, or --verify to check an export (--help says more)")
-    quality_steps = command_line.integers(_QUALITY, least=1) if _QUALITY.value else []
     model = load_model(_MODEL.value, _PRECISION.value)
+    quality_steps = [_steps_or_model(word) for word in _QUALITY.value]
     more = {"quality_steps": quality_steps, "restoration": _RESTORATION.value, "keep": _KEEP.value}
     path = export_savedmodel(model, _OUT.value, _VERSION.value, **FLAGS.sampling_arguments(), **more)
     print(f"export: {path}")
+
+
+def _steps_or_model(word):
+    if word.lstrip("-").isdecimal():
+        return int(word)
+    try:
+        return load_model(word, _PRECISION.value)
+    except UserError as error:
+        raise UserError(f"--{_QUALITY.name}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -2,25 +2,22 @@
 
     python benchmarks/quality/digits.py --part families --runs runs --out docs/families.png
     python benchmarks/quality/digits.py --part solvers --model runs/digits/model.keras
-    python benchmarks/quality/digits.py --part shrinking --model runs/digits/model.keras
     python benchmarks/quality/digits.py --part guidance --model runs/digits_labels/model.keras --out docs/labels.png
     python benchmarks/quality/digits.py --part precision --model runs/digits/model.keras
     python benchmarks/quality/digits.py --part classifier --model runs/digits/model.keras
 
 Each part is one table, of every --model in turn:
     families: the models of the configs digits*.yaml in --runs, each with its own sampler; --out draws them.
-    solvers: samplers and grids, for several numbers of calls of the network.
-    shrinking: what tames the estimate of x0: the Wiener weight with several assumed errors or none, and spectral
-        clipping with several bounds or none.
+    solvers: samplers and grids, for several numbers of calls of the network; the cells are pixels / hidden layer.
     guidance: how often a classifier sees the label that was asked for, by strength of guidance; --out draws the labels.
     precision: each model in its own precision and in the other, and how far apart the same seeds' images are.
-    classifier: the share of samples of which another classifier is more than 90 % sure, over that of real digits, and
-        the rarest class's share.
+    classifier: the share of samples of which other classifiers are more than 90 % sure, over that of real digits, and
+        the rarest class's share by the first of them.
 
 "Pixels" and "hidden layer" are Frechet distances to all real digits, of the pixels and of a small classifier's hidden
 layer, over those between two halves of the real digits; none is an FID. "Outside" counts samples with a pixel outside
 [-1.5, 1.5] before the final clip to [-1, 1]. Classifiers but that of the hidden layer are fitted on one half of the
-real digits and measured on the other. On two cores with the trained models: solvers and shrinking take about ten
+real digits and measured on the other. On two cores with the trained models: solvers takes about ten
 minutes a model, families five, the others one to three.
 """
 
@@ -30,8 +27,10 @@ import numpy as np
 from absl import flags
 from digits_scores import Scores, eight_bits, flat
 from family_picture import family_picture
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC
 
 import tf_blurdiff as bd
 from tf_blurdiff import command_line
@@ -47,19 +46,15 @@ FAMILIES = {
     "cold": "digits_cold",
 }
 SOLVERS = [
-    ("ddim", "uniform"), ("ddim", "quadratic"), ("multistep2", "quadratic"), ("multistep2", "logsnr"),
-    ("multistep3", "quadratic"), ("ancestral", "uniform"),
-]  # fmt: skip
-SHRUNK_SOLVERS = [("ddim", "uniform"), ("multistep2", "quadratic")]
-# assumed_error of the Wiener weight, and clip_stds.
-SHRINKINGS = [
-    (0.0, None), (0.0, 2.0), (0.0, 3.0), (0.0, 4.0), (0.05, None), (0.03, 3.0), (0.05, 3.0), (0.1, 3.0),
+    ("ancestral", "uniform"), ("ancestral2", "quadratic"), ("ddim", "uniform"), ("multistep2", "quadratic"),
+    ("multistep3", "quadratic"), ("multistep3", "logsnr"),
 ]  # fmt: skip
 # Sampler, calls, eta.
 CLASSIFIED = [
-    *(("multistep3", calls, 0.0) for calls in (5, 10, 20, 50)),
-    *(("ddim", calls, eta) for calls in (20, 50) for eta in (0.0, 0.5)),
-    *(("ancestral", calls, 0.0) for calls in (50, 250)),
+    *(("ancestral2", calls, 0.0) for calls in (10, 20, 50)),
+    *(("multistep3", calls, 0.0) for calls in (10, 20)),
+    *(("ddim", 50, eta) for eta in (0.0, 0.5)),
+    ("ancestral", 250, 0.0),
 ]
 GUIDANCE_SCALES = [1.0, 1.5, 2.0, 3.0]
 _SHOWN, _ZOOM, _SURE = 36, 5, 0.9
@@ -81,24 +76,11 @@ def families(scores, count):
 
 def solvers(scores, model, count):
     """Yields the titles and the rows."""
-    yield "sampler", "grid", "calls", *_DISTANCES, _OUTSIDE
+    numbers = list(map(int, _CALLS.value or (5, 10, 20, 50)))
+    yield "sampler", "grid", *(f"{calls} calls" for calls in numbers)
     for sampler, grid in SOLVERS:
-        for calls in map(int, _CALLS.value or (5, 10, 20, 50)):
-            _, figures = scored_samples(scores, model, count, sampler=sampler, grid=grid, num_steps=calls)
-            yield sampler, grid, calls, *figures
-
-
-def shrinking(scores, model, count):
-    """Yields the titles and the rows."""
-    yield "assumed error", "clip, stds", "sampler", "grid", "calls", *_DISTANCES, _OUTSIDE
-    for assumed_error, clip_stds in SHRINKINGS:
-        # A copy, since what was traced once stays.
-        copy = type(model).from_config({**model.get_config(), "assumed_error": assumed_error, "clip_stds": clip_stds})
-        copy.set_weights(model.get_weights())
-        for sampler, grid in SHRUNK_SOLVERS:
-            for calls in map(int, _CALLS.value or (10, 20)):
-                _, figures = scored_samples(scores, copy, count, sampler=sampler, grid=grid, num_steps=calls)
-                yield assumed_error or "none", clip_stds or "none", sampler, grid, calls, *figures
+        samples = (model.sample(range(count), sampler=sampler, grid=grid, num_steps=calls) for calls in numbers)
+        yield sampler, grid, *(" / ".join(two_digits(scores.distances(each))) for each in samples)
 
 
 def guidance(scores, model, count):
@@ -129,23 +111,29 @@ def precision(scores, model, count):
 
 def classifier(scores, model, count):
     """Yields the titles and the rows."""
-    judge = LogisticRegression(C=10, max_iter=2000).fit(*scores.half(0))
-    sure_share = lambda vectors: (judge.predict_proba(vectors).max(axis=1) > _SURE).mean()
-    real_sure = sure_share(scores.half(1)[0])
-    print(f"sure of the real digits' other half: {real_sure:.3f}")
-    yield "sampler", "calls", "eta", *_DISTANCES, "sure, over real", "rarest class"
+    judges = {
+        "logistic regression": LogisticRegression(C=10, max_iter=2000),
+        "support vectors": CalibratedClassifierCV(SVC(), ensemble=False),
+        "multilayer perceptron": MLPClassifier((64,), max_iter=400, random_state=1),
+    }
+    for judge in judges.values():
+        judge.fit(*scores.half(0))
+    sure_share = lambda judge, vectors: (judge.predict_proba(vectors).max(axis=1) > _SURE).mean()
+    real = {name: sure_share(judge, scores.half(1)[0]) for name, judge in judges.items()}
+    print("sure of the real digits' other half:", ", ".join(f"{name} {share:.3f}" for name, share in real.items()))
+    yield "sampler", "calls", "eta", *_DISTANCES, *judges, "rarest class"
     for sampler, calls, eta in CLASSIFIED:
         samples = model.sample(range(count), num_steps=calls, sampler=sampler, eta=eta)
-        rarest = np.bincount(judge.predict(flat(samples)), minlength=10).min() / count
-        sure = sure_share(flat(samples)) / real_sure
-        yield sampler, calls, eta, *two_digits(scores.distances(samples)), f"{sure:.2f}", f"{rarest:.3f}"
+        vectors = flat(samples)
+        rarest = np.bincount(judges["logistic regression"].predict(vectors), minlength=10).min() / count
+        sure = (sure_share(judge, vectors) / real[name] for name, judge in judges.items())
+        yield sampler, calls, eta, *two_digits([*scores.distances(samples), *sure]), f"{rarest:.3f}"
 
 
 # A function of the scores, a model and the number of samples, and that number unless told.
 PARTS = {
     "families": (families, 2048),
     "solvers": (solvers, 2048),
-    "shrinking": (shrinking, 2048),
     "guidance": (guidance, 500),
     "precision": (precision, 2048),
     "classifier": (classifier, 512),
@@ -158,7 +146,7 @@ _MODELS = flags.DEFINE_multi_string(
 _RUNS = flags.DEFINE_string("runs", "runs", "For families: the folder of the run directories.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", None, "Samples of each row (default: the part's own).", lower_bound=36)
 _BITS_IMAGES = flags.DEFINE_integer("bits_images", 512, "For families: real digits of the bound.", lower_bound=2)
-_CALLS = flags.DEFINE_list("calls", None, "Calls of the network, for solvers (5,10,20,50) and shrinking (10,20).")
+_CALLS = flags.DEFINE_list("calls", None, "Calls of the network, for solvers (5,10,20,50).")
 _OUT = flags.DEFINE_string("out", None, "A picture, for families and guidance.")
 
 

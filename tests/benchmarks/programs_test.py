@@ -155,7 +155,6 @@ def slowly_done(folder):
             "--batch_size=16",
         ],
         "solvers": [*digits, "--part=solvers"],
-        "shrinking": [*digits, "--part=shrinking"],
         "precision": [*digits, "--part=precision"],
         "classifier": [*digits, "--part=classifier"],
         "guidance": [
@@ -172,11 +171,19 @@ def slowly_done(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part, number", [("solvers", 6), ("shrinking", 16), ("precision", 2), ("classifier", 10)])
+@pytest.mark.parametrize("part, number", [("precision", 2), ("classifier", 8)])
 def test_a_part_of_digits_has_a_row_for_each_way_of_sampling(slowly_done, part, number):
     (rows,) = tables(slowly_done[part])
     assert len(rows) == number and len({tuple(row.values()) for row in rows}) == number
     assert (figures(rows, "pixels", "hidden layer") > 1.0).all()
+
+
+@pytest.mark.slow
+def test_solvers_have_a_row_each_and_a_column_for_each_number_of_calls(slowly_done):
+    (rows,) = tables(slowly_done["solvers"])
+    cells = [row["2 calls"].split(" / ") for row in rows]
+    assert len(cells) == 6 and len(set(map(tuple, cells))) == 6
+    assert (np.array(cells, float) > 1.0).all()
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -82,9 +84,7 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: make(label_dropout=0.1), "label_dropout must be 0 for a network without labels"),
         (lambda m: make(label_dropout=1.0), r"label_dropout must be in \[0, 1\)"),
         (lambda m: make(ema_decay=2.0), r"ema_decay must be in \[0, 1\), or None. Received: 2.0"),
-        (lambda m: make(clip_stds=0.0), "clip_stds must be above 0, or None"),
         (lambda m: make(clip_norm=-1.0), "clip_norm must be above 0, or None"),
-        (lambda m: make(assumed_error=-1.0), "assumed_error must be 0 or more"),
         (lambda m: make(num_steps=0), "num_steps must be an integer of 1 or more"),
         (lambda m: make(grid=""), "grid must be one of"),
         (lambda m: make(process="cold", grid="logsnr"), "grid logsnr needs a process that ends in noise"),
@@ -122,12 +122,22 @@ def test_validation_does_not_see_the_raw_weights():
 
 
 def test_a_copy_from_the_config_has_every_argument():
-    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None, "clip_stds": 2.0, "assumed_error": 0.2}
+    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None, "label_dropout": 0.0}
     arguments |= {"sampler": "ancestral", "num_steps": 7, "grid": "quadratic", "seed": 3, "loss_type": "absolute_error"}
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(make(**arguments)))
     assert {name: getattr(copy, name) for name in arguments} == arguments
     weighted = make(prediction="preconditioned", loss_exponent=0.25)
     assert type(weighted).from_config(weighted.get_config()).loss_exponent == 0.25
+
+
+def test_a_config_with_arguments_of_earlier_versions_is_accepted():
+    model = make()
+    once = lambda **changed: {**model.get_config(), "assumed_error": 0.05, "clip_stds": 3.0, **changed}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert type(model).from_config(once()).get_config() == model.get_config()
+    with pytest.warns(UserWarning, match=r"clip_stds is always 3\.0 now; this model had None"):
+        type(model).from_config(once(clip_stds=None))
 
 
 @pytest.mark.parametrize("form", ["half precision", "plain call"])
@@ -162,7 +172,7 @@ def test_bits_per_dimension_are_those_of_the_averaged_weights(rng):
     assert np.abs(bounds[0].diffusion - bounds[1].diffusion).max() > 1e-4
     for weight in model.network.trainable_variables:
         weight.assign(weight + 1.0)
-    model.clip_stds, model.assumed_error = 0.1, 9.0  # Neither matters.
+    model.freq_std.assign(1e-6 + 0.0 * model.freq_std)  # It does not matter.
     again = model.bits_per_dimension(x0, labels=[0] * 5, num_steps=20)
     np.testing.assert_allclose(again.total, bounds[0].total, rtol=1e-6)
     with pytest.raises(ValueError, match="labels must be 5 integers"):
@@ -243,7 +253,7 @@ def smooth_images(rng, count):
 
 def silent(process, data):
     """A preconditioned model whose network says 0: the exact denoiser of Gaussian data with these statistics."""
-    model = make(process=process, prediction="preconditioned", clip_stds=None)
+    model = make(process=process, prediction="preconditioned")
     model.adapt([data])
     for average in model.ema_weights:
         average.assign(0.0 * average)
@@ -261,6 +271,7 @@ def silent(process, data):
 )
 def test_a_preconditioned_network_that_says_nothing_samples_gaussian_data(rng, process, sampler):
     model = silent(process, smooth_images(rng, 2000))
+    model.denoiser = model.denoiser.unguarded()
     samples = model.sample(range(2000), sampler=sampler, num_steps=40, return_trajectory=True)[-1]
     freq = bd.dct2(samples).numpy()
     mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
@@ -285,19 +296,19 @@ def test_the_bits_of_a_preconditioned_network_that_says_nothing(rng, process):
     np.testing.assert_allclose(model.bits_per_dimension(x0, num_steps=50).total, expected.total, rtol=1e-4)
 
 
-def test_a_preconditioned_model_restores_as_one_of_eps_with_the_same_estimates(rng):
+def test_a_preconditioned_model_restores_as_one_of_x0_with_the_same_estimates(rng):
     data = smooth_images(rng, 500)
-    model, of_eps = silent("blurring", data), make(prediction="eps", clip_stds=None, assumed_error=0.0)
-    of_eps.adapt([data])
+    model, of_x0 = silent("blurring", data), make(prediction="x0")
+    of_x0.adapt([data])
     mean, std = np.asarray(model.freq_mean), np.asarray(model.freq_std)
 
-    def exact_eps(inputs):
-        z_freq, (alpha, sigma) = bd.dct2(inputs[0]), of_eps.process.alpha_sigma(inputs[1], 8, 8)
-        return bd.idct2(sigma / ((alpha * std) ** 2 + sigma**2) * (z_freq - alpha * mean))
+    def exact_x0(inputs):
+        z_freq, (alpha, sigma) = bd.dct2(inputs[0]), of_x0.process.alpha_sigma(inputs[1], 8, 8)
+        return bd.idct2(mean + alpha * std**2 / ((alpha * std) ** 2 + sigma**2) * (z_freq - alpha * mean))
 
-    of_eps.ema_call = exact_eps
+    of_x0.ema_call = exact_x0
     sigma = np.full(4, 0.6, "float32")
     blurred = np.asarray(bd.layers.HeatBlur()([data[:4], sigma]))
     restored = model.deblur(blurred, sigma, num_steps=20)
-    np.testing.assert_allclose(restored, of_eps.deblur(blurred, sigma, num_steps=20), atol=1e-3)
+    np.testing.assert_allclose(restored, of_x0.deblur(blurred, sigma, num_steps=20), atol=1e-3)
     assert np.abs(np.asarray(bd.layers.HeatBlur()([restored, sigma])) - blurred).max() < 3 * 2 / 255

@@ -108,8 +108,8 @@ def test_a_little_strength_changes_a_little():
 
 def test_guidance_is_its_formula():
     seeds, labels = [1, 2, 3], [0, 1, 2]
-    unbounded = {"clip_stds": None, "assumed_error": 0.0, "label_dropout": 0.2, "num_steps": STEPS}
-    guided = randomized(make(small_network(num_classes=3), prediction="v", **unbounded))
+    guided = randomized(make(small_network(num_classes=3), prediction="v", label_dropout=0.2, num_steps=STEPS))
+    guided.denoiser = guided.denoiser.unguarded()
     one_step = lambda **kwargs: guided.sample(seeds, num_steps=1, return_trajectory=True, **kwargs)[-1]
     # One step from t = 1 is linear in the network's output, as far as nothing is clipped.
     conditional, unconditional = one_step(labels=labels), one_step()

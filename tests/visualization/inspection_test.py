@@ -118,7 +118,7 @@ class ExactForNormalPixels(keras.layers.Layer):
 def exact_errors():
     inputs = [keras.Input((8, 8, 1)), keras.Input(())]
     network = keras.Model(inputs, ExactForNormalPixels()(inputs))
-    model = make(network, "gaussian", prediction="x0", clip_stds=None)
+    model = make(network, "gaussian", prediction="x0")
     errors = inspection.solver_errors(model, [1, 2, 3], [10, 20, 40, 80], reference_steps=320)
     return model, errors
 

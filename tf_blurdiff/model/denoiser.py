@@ -12,21 +12,21 @@ from tf_blurdiff.diffusion.inverse_problems import error_variance
 from tf_blurdiff.diffusion.predictions import Estimate, Prediction
 from tf_blurdiff.diffusion.process import Marginal
 
+ASSUMED_ERROR = 0.05  # The standard deviation of the network's error in eps or v.
+BOUND = 3.0  # Of the data's standard deviations.
+
 
 class SpectralGuard(NamedTuple):
     """Keeps estimates within what the data's DCT coefficients are.
 
     `1 / alpha_t` turns the network's error at high frequencies into an explosion. First a Wiener weight: of the
-    variance that an estimate has, the share that is the data's and not that of an error of standard deviation
-    assumed_error in the network's output; predictions that amplify no error (x0, preconditioned, less_blurred) go
-    without.
-    Then a bound of clip_stds of the data's standard deviations, if not None.
+    variance that an estimate has, the share that is the data's and not that of an error of ASSUMED_ERROR in the
+    network's output; predictions that amplify no error (x0, preconditioned, less_blurred) go without.
+    Then a bound of BOUND standard deviations of the data.
     """
 
     freq_mean: Any  # of the data, [H, W, C]
     freq_std: Any
-    assumed_error: float
-    clip_stds: float | None
 
     def __call__(self, freq: Any, scale: Any = 1.0, spread: Any = None) -> Any:
         """Pulls an estimate of `scale * x0_freq` towards the data's mean.
@@ -37,11 +37,9 @@ class SpectralGuard(NamedTuple):
             spread: what an error of 1 in the network's output makes of freq, `[B, H, W, 1]`; None for no Wiener weight.
         """
         mean, std = scale * self.freq_mean, scale * self.freq_std
-        if spread is not None and self.assumed_error:
-            freq = mean + (freq - mean) / (1.0 + ops.square(self.assumed_error * spread / std))
-        if self.clip_stds is None:
-            return freq
-        return ops.clip(freq, mean - self.clip_stds * std, mean + self.clip_stds * std)
+        if spread is not None:
+            freq = mean + (freq - mean) / (1.0 + ops.square(ASSUMED_ERROR * spread / std))
+        return ops.clip(freq, mean - BOUND * std, mean + BOUND * std)
 
 
 class InverseProblem(Protocol):

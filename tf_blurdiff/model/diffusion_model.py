@@ -47,7 +47,7 @@ from tf_blurdiff.model.arguments import (
     finite_pictures,
 )
 from tf_blurdiff.model.averages import Averages, learnable
-from tf_blurdiff.model.denoiser import Denoiser, SpectralGuard
+from tf_blurdiff.model.denoiser import ASSUMED_ERROR, BOUND, Denoiser, SpectralGuard
 from tf_blurdiff.model.distillation import Lesson
 from tf_blurdiff.model.keras_interface import KerasInterface
 from tf_blurdiff.model.priors import UNKNOWN_STD, BlurredPrior, dct_statistics
@@ -78,12 +78,6 @@ class DiffusionModel(KerasInterface):
         ema_decay: of the averaged weights, in [0, 1); it grows towards that in the first steps. None for a model
             without averages, as `averaged` makes it: sampling then uses the network's own weights.
         clip_norm: bound on the global norm of the gradient; None for no bound.
-        assumed_error: the standard deviation that sampling assumes of the network's error in eps or v; it shrinks
-            `x0_hat` where that error is amplified beyond the data's own spread. 0 for no shrinking; with x0,
-            preconditioned and less_blurred there is none.
-        clip_stds: estimates of the image are clipped, per DCT coefficient, to the data's mean +- this many standard
-            deviations; None for no clipping. Both take effect once `adapt` has gathered the data's statistics. What a
-            model has sampled with once, it keeps: to change one of its arguments, make a new model from the config.
         label_dropout: share of the labels that training leaves out, in [0, 1); above 0 the model can be sampled with
             guidance, and without labels. The network is then given the label num_classes for "none".
         sampler, num_steps, grid: what `sample` uses unless told otherwise; saved with the model. None is the choice
@@ -122,8 +116,6 @@ class DiffusionModel(KerasInterface):
         loss_type: str | None = None,
         ema_decay: float | None = 0.9999,
         clip_norm: float | None = 1.0,
-        assumed_error: float = 0.05,
-        clip_stds: float | None = 3.0,
         label_dropout: float = 0.0,
         sampler: str | None = None,
         num_steps: int | None = None,
@@ -151,8 +143,6 @@ class DiffusionModel(KerasInterface):
         self.loss_exponent = checked_loss_exponent(loss_exponent, prediction)
         self.ema_decay = ema_decay
         self.clip_norm = clip_norm
-        self.assumed_error = assumed_error
-        self.clip_stds = clip_stds
         # A plain Keras network forgets such an attribute when it is saved; this model does not.
         self.num_classes = checked_num_classes(num_classes, network)
         self.class_names = checked_class_names(class_names, self.num_classes)
@@ -173,8 +163,6 @@ class DiffusionModel(KerasInterface):
         allowed = {
             "ema_decay": ("in [0, 1), or None", self.ema_decay is None or 0.0 <= self.ema_decay < 1.0),
             "clip_norm": ("above 0, or None", self.clip_norm is None or self.clip_norm > 0),
-            "assumed_error": ("0 or more", self.assumed_error >= 0),
-            "clip_stds": ("above 0, or None", self.clip_stds is None or self.clip_stds > 0),
             "label_dropout": ("in [0, 1)", 0.0 <= self.label_dropout < 1.0),
             "distilled_guidance": ("0 or more, or None", (self.distilled_guidance or 0.0) >= 0),
         }
@@ -339,7 +327,7 @@ class DiffusionModel(KerasInterface):
         return Denoiser(
             network=self.ema_call,
             prediction=self.own_prediction,
-            guard=SpectralGuard(self.freq_mean, self.freq_std, self.assumed_error, self.clip_stds),
+            guard=SpectralGuard(self.freq_mean, self.freq_std),
             takes_labels=self.num_classes is not None,
             no_label=self.num_classes if self.label_dropout else None,
         )
@@ -617,8 +605,8 @@ class DiffusionModel(KerasInterface):
         """All arguments, as Keras saves them."""
         serialize = keras.saving.serialize_keras_object
         own = (
-            "prediction", "image_shape", "loss_type", "ema_decay", "clip_norm", "assumed_error", "clip_stds",
-            "label_dropout", "sampler", "num_steps", "grid", "seed", "num_classes", "loss_exponent",
+            "prediction", "image_shape", "loss_type", "ema_decay", "clip_norm", "label_dropout", "sampler", "num_steps",
+            "grid", "seed", "num_classes", "loss_exponent",
         )  # fmt: skip
         return {
             **super().get_config(),
@@ -634,7 +622,15 @@ class DiffusionModel(KerasInterface):
         """The inverse of `get_config`."""
         deserialize = keras.saving.deserialize_keras_object
         parts = {name: deserialize(config[name]) for name in ("network", "process")}
-        return cls(**{**config, **parts})
+        kept = {name: value for name, value in config.items() if name not in _ONCE_ARGUMENTS}
+        for name, constant in _ONCE_ARGUMENTS.items():
+            if config.get(name, constant) != constant:
+                warnings.warn(f"{name} is always {constant} now; this model had {config[name]!r}", stacklevel=2)
+        return cls(**{**kept, **parts})
+
+
+# What model files of earlier versions say, and what it is now.
+_ONCE_ARGUMENTS = {"assumed_error": ASSUMED_ERROR, "clip_stds": BOUND}
 
 
 def _warn_of_much_blur(process, width):

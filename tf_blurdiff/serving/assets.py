@@ -1,4 +1,4 @@
-"""What an export holds beside the graph, in assets.extra: requests to warm up with, known images, a manifest."""
+"""What an export holds beside the graph, in assets.extra: warm-up requests, known images, a manifest, a card."""
 
 import datetime
 import hashlib
@@ -15,9 +15,11 @@ import tensorflow as tf
 from tf_blurdiff import __version__
 from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.model import DiffusionModel
+from tf_blurdiff.serving.card import export_card
 from tf_blurdiff.serving.signatures import Signature
 
 FOLDER, MANIFEST, KNOWN, WARMUP = "assets.extra", "manifest.json", "known", "tf_serving_warmup_requests"
+CARD = "README.md"
 _VERSIONS = {
     "tf_blurdiff": __version__,
     "tensorflow": tf.__version__,
@@ -27,15 +29,20 @@ _VERSIONS = {
 
 
 def write_assets(
-    folder: pathlib.Path, model: DiffusionModel, settings: SamplingSettings, signatures: Mapping[str, Signature]
+    folder: pathlib.Path,
+    model: DiffusionModel,
+    settings: SamplingSettings,
+    signatures: Mapping[str, Signature],
+    students: Mapping[str, DiffusionModel],
 ) -> None:
-    """Writes all three.
+    """Writes all of them.
 
     Args:
         folder: where to, a path that does not exist yet.
         model: the `DiffusionModel`.
         settings: its `samplers.SamplingSettings` for `serving_default`.
         signatures: name -> `signatures.Signature`.
+        students: name of a signature -> the distilled model that answers it.
     """
     (folder / KNOWN).mkdir(parents=True)
     examples = {name: {key: i.example for key, i in entry.inputs.items()} for name, entry in signatures.items()}
@@ -46,8 +53,9 @@ def write_assets(
         feeds = {key: rows.astype(bytes) if rows.dtype == object else rows for key, rows in examples[name].items()}
         arrays: dict[str, Any] = {"image": answer, **{f"input_{key}": rows for key, rows in feeds.items()}}
         np.savez(folder / KNOWN / f"{name}.npz", **arrays)
-    manifest = _manifest(model, settings, signatures, known["serving_default"])
+    manifest = _manifest(model, settings, signatures, students, known["serving_default"])
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / CARD).write_text(export_card(model, settings, signatures, students))
 
 
 def write_warmup(path: str | os.PathLike, examples: Mapping[str, Mapping[str, np.ndarray]]) -> None:
@@ -82,7 +90,7 @@ def _answer(function, feeds):
     return np.stack([tf.io.decode_png(file).numpy() for file in answer["image_bytes"]])
 
 
-def _manifest(model, settings, signatures, images):
+def _manifest(model, settings, signatures, students, images):
     signature = {
         name: {
             "meaning": entry.meaning,
@@ -100,6 +108,10 @@ def _manifest(model, settings, signatures, images):
         "sampling": settings._asdict(),
         "class_names": model.class_names,
         "signatures": signature,
+        "students": {
+            name: {"model_sha256": student.fingerprint(), "sampling": student.sampling_settings()._asdict()}
+            for name, student in students.items()
+        },
         # Another processor may round a pixel differently: the known images are compared to within a grey level.
         "known": {"seed": 0, "image_sha256": hashlib.sha256(images[0].tobytes()).hexdigest()},
         "model": keras.saving.serialize_keras_object(model),

@@ -15,16 +15,16 @@ from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.signatures import LABELS, labels_signature, make_signatures, restoration_tasks, sampling_task
 
 
-def _make_served(model, settings, quality_steps, restoration):
+def _make_served(model, settings, qualities, restoration):
     """A module with the variables that an export needs and `sample`, and name -> `signatures.Signature`."""
     served = tf.Module()
     # The weights in training are not served.
-    served.kept_variables = [variable.value for variable in model.sampling_variables]
+    models = [model, *(other for other, _ in qualities if other is not model)]
+    served.kept_variables = [variable.value for each in models for variable in each.sampling_variables]
     # Not a signature, but there for who loads the export in Python: float32 images in [-1, 1].
     served.sample, signatures = make_signatures("serving_default", sampling_task(model, settings))
-    for num_steps in quality_steps:
-        own = model.sampling_settings(**{**settings._asdict(), "num_steps": num_steps})
-        signatures |= make_signatures(f"steps_{num_steps}", sampling_task(model, own))[1]
+    for other, own in qualities:
+        signatures |= make_signatures(f"steps_{own.num_steps}", sampling_task(other, own))[1]
     if restoration:
         known = [tf.constant(entry.example) for entry in signatures["serving_default"].inputs.values()]
         images = to_uint8(served.sample(*known)).numpy()
@@ -45,7 +45,7 @@ def export_savedmodel(
     grid: str | None = None,
     delta: float | None = None,
     *,
-    quality_steps: Collection[int] = (),
+    quality_steps: Collection[int | DiffusionModel] = (),
     restoration: bool = False,
     keep: int | None = None,
 ) -> pathlib.Path:
@@ -62,7 +62,8 @@ def export_savedmodel(
         base_dir: the folder that the server watches.
         version: integer of 1 or more; None takes the next.
         num_steps, sampler, eta, grid, delta: as in `DiffusionModel.sample`; None takes the model's own.
-        quality_steps: numbers of steps, each for a signature `steps_N` beside the default.
+        quality_steps: numbers of steps, each for a signature `steps_N` beside the default; or models that were
+            distilled from this one, each for a signature of its own number of steps.
         restoration: whether there are signatures that take images: `image_to_image`, of a strength for each row, and,
             with the methods of `DiffusionModel`, `deblur`, `super_resolution` (to twice the size) and `inpaint`.
         keep: how many of the newest versions to leave in the folder, this one among them; None leaves all.
@@ -72,8 +73,8 @@ def export_savedmodel(
 
     Raises:
         UserError: if the version is there already, if `keep` would remove newer ones, for a sampler or num_steps that
-            is not allowed, or if the process starts from blurred data and `adapt` has not told the model what that
-            looks like.
+            is not allowed, for a model in quality_steps of other images or labels, or if the process starts from
+            blurred data and `adapt` has not told the model what that looks like.
 
     Example:
         >>> import tempfile
@@ -88,8 +89,7 @@ def export_savedmodel(
     if restoration:
         check_restores(model)
     check_count("keep", 1 if keep is None else keep)
-    for count in quality_steps:
-        check_count("quality_steps", count)
+    qualities = _qualities(model, settings, quality_steps)
     base_dir = pathlib.Path(base_dir)
     final = base_dir / str(_free_version(base_dir, version))
     _check_keeps_newest(base_dir, int(final.name), keep)
@@ -99,16 +99,39 @@ def export_savedmodel(
         with writing(final, errors=(OSError, tf.errors.OpError)):
             base_dir.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(temporary, ignore_errors=True)
-            served, signatures = _make_served(model, settings, dict.fromkeys(quality_steps), restoration)
+            served, signatures = _make_served(model, settings, qualities, restoration)
             traced = {name: signature.function for name, signature in signatures.items()}
             tf.saved_model.save(served, str(temporary), signatures=traced)
-            export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures)
+            students = {f"steps_{own.num_steps}": other for other, own in qualities if other is not model}
+            export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures, students)
             os.rename(temporary, final)
             if keep is not None:
                 _remove_all_but(keep, base_dir)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _qualities(model, settings, quality_steps):
+    """Pairs of a model and its settings, one for each `steps_N`."""
+    pairs = []
+    for each in dict.fromkeys(quality_steps):
+        if isinstance(each, DiffusionModel):
+            for name in ("image_shape", "num_classes", "class_names"):
+                if getattr(each, name) != getattr(model, name):
+                    raise UserError(
+                        f"quality_steps must hold models with the {name} of the model itself, {getattr(model, name)}. "
+                        f"Received: one with {getattr(each, name)}"
+                    )
+            each.check_prior()
+            pairs.append((each, each.sampling_settings()))
+        else:
+            check_count("quality_steps", each)
+            pairs.append((model, model.sampling_settings(**{**settings._asdict(), "num_steps": each})))
+    counts = [own.num_steps for _, own in pairs]
+    if len(set(counts)) < len(counts):
+        raise UserError(f"quality_steps must be different numbers of steps. Received: {', '.join(map(str, counts))}")
+    return pairs
 
 
 def _versions(base_dir):

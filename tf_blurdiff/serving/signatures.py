@@ -167,7 +167,7 @@ def _condition_inputs(model):
         labels = np.arange(count, dtype=np.int64) % model.num_classes
         is_allowed = lambda label: (label >= 0) & (label <= last)
         inputs["label"] = Input("int64", (), f"the kind of image{none}", labels, f"in [0, {last}]", is_allowed)
-    if model.label_dropout:
+    if model.label_dropout and model.distilled_guidance is None:
         scales = np.linspace(1.0, 2.0, count, dtype=np.float32)
         inputs["guidance_scale"] = Input("float32", (), "1 is no guidance", scales, *_AT_LEAST_0)
     return inputs
