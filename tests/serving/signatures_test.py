@@ -82,6 +82,7 @@ def test_of_nothing_there_are_no_images(signatures, name):
     assert call(signatures, "png" if name == "serving_default" else f"png_{name}", files).shape == (0,)
 
 
+@pytest.mark.slow
 def test_the_cpp_runtime_gives_the_known_images_of_all(restoring_export):
     assert verify(restoring_export) <= 1
 

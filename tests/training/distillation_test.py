@@ -45,7 +45,7 @@ def test_every_stage_is_a_run_of_its_own_and_begins_where_the_one_before_ended(d
     assert 0 < max(moved) < 0.1
 
 
-@pytest.mark.parametrize("stage, step", [("steps_2", 10), ("steps_1", 20)])
+@pytest.mark.parametrize("stage, step", [("steps_2", 10), pytest.param("steps_1", 20, marks=pytest.mark.slow)])
 def test_an_interruption_anywhere_changes_nothing(distilled, small_run, tmp_path, monkeypatch, stage, step):
     save = training.Run._save
 

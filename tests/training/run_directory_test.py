@@ -71,6 +71,7 @@ def test_a_run_that_left_its_prediction_open_predicts_eps(tmp_path):
     assert train_here(tmp_path, further).prediction == "eps"
 
 
+@pytest.mark.slow
 def test_the_command_line_can_ask_for_a_changed_config(trained_run, tmp_path):
     run_dir = shutil.copytree(trained_run, tmp_path / "run")
     command = ["train", *START, "--run_dir", run_dir, "--set", "train.learning_rate=1e-3"]
