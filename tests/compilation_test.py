@@ -17,6 +17,7 @@ from tf_blurdiff.diffusion import samplers
 from tf_blurdiff.diffusion.stateless_random import normal_by_seed, normal_rows, uniform_rows
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import learning
+from tf_blurdiff.model.distillation import student_of
 from tf_blurdiff.serving import export_savedmodel
 
 SEEDS = np.array([0, 1, -5, 2**40 + 3, -(2**63), 2**63 - 1])
@@ -142,6 +143,28 @@ def test_a_compiled_step_of_a_unet_is_the_same(arguments):
 @pytest.mark.slow
 def test_compiled_steps_on_two_replicas_are_the_same(two_replicas):
     assert_steps_are_the_same(lambda: make(unet(dropout=0.3)), images(16), two_replicas)
+
+
+def a_student():
+    """Of a guided teacher with labels."""
+    teacher = randomized(make(small_network(num_classes=3), prediction="v", label_dropout=0.1))
+    return student_of(teacher, 2, guidance_scale=2.0, ema_decay=0.9)
+
+
+@pytest.mark.slow
+def test_a_students_compiled_step_is_the_same(two_replicas):
+    data = images(16), np.arange(16) % 3
+    assert_steps_are_the_same(a_student, data)
+    assert_steps_are_the_same(a_student, data, two_replicas)
+
+
+@pytest.mark.slow
+def test_a_student_learns_on_two_replicas_as_on_one(two_replicas):
+    data = images(16), np.arange(16) % 3
+    one, _ = weights_after_steps(False, a_student, data, tf.distribute.get_strategy())
+    two, _ = weights_after_steps(False, a_student, data, two_replicas)
+    for ours, theirs in zip(one, two, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 @pytest.mark.parametrize("strategy", [None, pytest.param(tf.distribute.MirroredStrategy, marks=pytest.mark.slow)])

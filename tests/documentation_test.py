@@ -1,5 +1,6 @@
 """Every command in the README and the guides: run here as it stands, or named as one that cannot be."""
 
+import json
 import pathlib
 import re
 import shlex
@@ -29,6 +30,7 @@ NOT_RUN = {
     "python -m tf_blurdiff.train --config mine.yaml": "has a test of its own",
     "python -m tf_blurdiff.sample --model runs/mine": "has a test of its own",
     "python -m tf_blurdiff.export --model runs/mine": "has a test of its own",
+    "pip install": "the tests' environment has all of it",
     "docker ": "needs a container engine",
     "kubectl ": "needs a cluster",
     "tensorflow_model_server": "in no package registry",
@@ -177,6 +179,15 @@ def test_a_pages_python_runs(forks, trained_run, page):
     program = program.replace("runs/digits/model.keras", str(trained_run / "model.keras"))
     result = forks.run("-c", program)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_the_notebooks_cells_run_in_their_order(forks):
+    cells = json.loads((commands.ROOT / "docs" / "quickstart.ipynb").read_text())["cells"]
+    program = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    result = forks.run("-c", program)
+    assert result.returncode == 0, result.stderr
+    assert "served/digits/1" in result.stdout
 
 
 def test_what_is_not_run_is_still_on_a_page():

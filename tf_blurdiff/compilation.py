@@ -1,4 +1,4 @@
-"""Compiling with XLA: where it is wanted, and how a function that draws knows that it is compiled."""
+"""What a function is traced for, where it matters: XLA, which compiles it, or runtimes that know fewer operations."""
 
 import contextlib
 import contextvars
@@ -13,6 +13,7 @@ CHOICES = ("auto", "on", "off")
 # Compiling DDPM's network for CIFAR-10 takes a minute or more on one H200, and then saves 20 ms a call.
 _CALLS_WORTH_COMPILING = 3000
 _COMPILING = contextvars.ContextVar("compiling", default=False)
+_FOR_OTHER_RUNTIMES = contextvars.ContextVar("for_other_runtimes", default=False)
 
 
 def is_wanted(choice: str = "auto", calls: int | None = None) -> bool:
@@ -48,21 +49,31 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def noted(*arguments):
-        with _noted_as_compiling():
+        with _noted(_COMPILING):
             return function(*arguments)
 
     return tf.function(noted, jit_compile=True, autograph=False)
 
 
 def is_compiling() -> bool:
-    """Whether what is traced now is inside of `compiled`."""
-    return _COMPILING.get()
+    """Whether what is traced now is inside of `compiled` or `for_other_runtimes`: no kernels of TensorFlow's run it."""
+    return _COMPILING.get() or _FOR_OTHER_RUNTIMES.get()
+
+
+def for_other_runtimes() -> contextlib.AbstractContextManager[None]:
+    """Within, what is traced has no Fourier transform in it either, which ONNX has no operation for."""
+    return _noted(_FOR_OTHER_RUNTIMES)
+
+
+def is_for_other_runtimes() -> bool:
+    """Whether what is traced now is inside of `for_other_runtimes`."""
+    return _FOR_OTHER_RUNTIMES.get()
 
 
 @contextlib.contextmanager
-def _noted_as_compiling() -> Iterator[None]:
-    token = _COMPILING.set(True)
+def _noted(variable: contextvars.ContextVar[bool]) -> Iterator[None]:
+    token = variable.set(True)
     try:
         yield
     finally:
-        _COMPILING.reset(token)
+        variable.reset(token)

@@ -1,21 +1,25 @@
-"""Exports a trained model for TF Serving, or checks an export.
+"""Exports a trained model for TF Serving or as an ONNX file, or checks an export.
 
     python -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits
     python -m tf_blurdiff.export --verify served/digits/1
+    python -m tf_blurdiff.export --model runs/digits/model.keras --format onnx --out digits.onnx
 
 --verify loads the export in TensorFlow's C++ runtime, in a process without Python TensorFlow and with XLA off, as TF
-Serving does, and compares the images of known seeds.
+Serving does, and compares the images of known seeds. An ONNX file is tried as it is written.
 """
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import load_model
-from tf_blurdiff.serving import export_savedmodel, verify
+from tf_blurdiff.serving import export_onnx, export_savedmodel, verify
 
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model")
 FLAGS.shared("imports")
-_OUT = FLAGS.string("out", None, "The folder that the server watches; the export is its subfolder VERSION.")
+_OUT = FLAGS.string(
+    "out", None, "The folder that the server watches; the export is its subfolder VERSION. Or FILE.onnx"
+)
+_FORMAT = FLAGS.enum("format", "savedmodel", ["savedmodel", "onnx"], "For TF Serving, or for ONNX Runtime.")
 _VERSION = FLAGS.integer("version", None, "Version number (default: the next).")
 FLAGS.sampling()
 _PRECISION = FLAGS.shared("precision")
@@ -37,11 +41,22 @@ def main() -> None:
         return
     if not (_MODEL.value and _OUT.value):
         raise UserError("give --model and --out to export, or --verify to check an export (--help says more)")
+    if _FORMAT.value == "onnx":
+        _only_for_serving(_VERSION, _QUALITY, _RESTORATION, _KEEP)
+        model = load_model(_MODEL.value, _PRECISION.value)
+        print(f"export: {export_onnx(model, _OUT.value, **FLAGS.sampling_arguments())}")
+        return
     model = load_model(_MODEL.value, _PRECISION.value)
     quality_steps = [_steps_or_model(word) for word in _QUALITY.value]
     more = {"quality_steps": quality_steps, "restoration": _RESTORATION.value, "keep": _KEEP.value}
     path = export_savedmodel(model, _OUT.value, _VERSION.value, **FLAGS.sampling_arguments(), **more)
     print(f"export: {path}")
+
+
+def _only_for_serving(*flags):
+    for flag in flags:
+        if flag.value:
+            raise UserError(f"--{flag.name} is for --format savedmodel. Received: --format onnx --{flag.name}")
 
 
 def _steps_or_model(word):

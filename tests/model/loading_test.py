@@ -3,12 +3,16 @@
 import json
 import re
 import subprocess
+import sys
+import types
 
+import keras
 import numpy as np
 import pytest
 
 import tf_blurdiff as bd
 from tests.support import commands
+from tests.support.models import make
 from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
@@ -31,9 +35,36 @@ def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("open_model", [bd.load_model, bd.load_pretrained])
 def test_an_unknown_name_is_answered_with_the_known_ones(open_model):
-    with pytest.raises(UserError, match="digits, fashion_mnist") as caught:
+    with pytest.raises(UserError, match="digits, digits_4, fashion_mnist") as caught:
         open_model("cifar100")
     assert "cifar100" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in for the package huggingface_hub, with one repository of a model as Keras saves it there."""
+
+    def snapshot_download(repo_id, *, library_name):
+        if repo_id != "me/model":
+            raise OSError(f"404: {repo_id}\nis not there")
+        return str(tmp_path)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    model = make(num_steps=2)
+    keras.saving.save_model(model, tmp_path, zipped=False)
+    return model
+
+
+def test_a_model_at_the_hub_is_loaded_by_its_address(hub):
+    np.testing.assert_array_equal(bd.load_model("hf://me/model").sample([1]), hub.sample([1]))
+    with pytest.raises(UserError, match=r"^hf://me/other cannot be downloaded: 404: me/other$"):
+        bd.load_model("hf://me/other")
+
+
+def test_the_hub_needs_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="needs the package huggingface_hub: pip install huggingface_hub"):
+        bd.load_model("hf://me/model")
 
 
 @pytest.mark.parametrize("name", shipped_models())

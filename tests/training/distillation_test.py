@@ -1,13 +1,17 @@
 """Distillation in a run directory: stages one after another, cut anywhere, and what is refused."""
 
 import json
+import random
 import shutil
+import subprocess
+import time
 
 import numpy as np
 import pytest
 
 import tf_blurdiff as bd
-from tests.support.runs import TINY, assert_same_weights, steps_of, tiny
+from tests.support import commands
+from tests.support.runs import TINY, assert_same_weights, environment, steps_of, tiny
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.training import distill
@@ -60,6 +64,35 @@ def test_an_interruption_anywhere_changes_nothing(distilled, small_run, tmp_path
     monkeypatch.setattr(training.Run, "_save", save)
     distill(small_run, TINY, tmp_path, **FEW)
     assert_same_weights(tmp_path, distilled)
+
+
+def start_distilling(small_run, run_dir):
+    """Three stages in a process of its own."""
+    what = ["--model", small_run, "--config", "digits.yaml", "--run_dir", run_dir, *commands.overrides(commands.TINY)]
+    how = ["--teacher_steps", 8, "--steps", 1, "--stage_steps", 20]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(commands.command("distill", *what, *how), env=environment(), **pipes)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_in_three_stages_it_ends_with_the_same_weights(small_run, tmp_path):
+    uncut, cut, rng, died_in = tmp_path / "uncut", tmp_path / "cut", random.Random(0), []
+    begun = time.monotonic()
+    _, errors = (process := start_distilling(small_run, uncut)).communicate(timeout=300)
+    duration = time.monotonic() - begun
+    assert process.returncode == 0, errors
+    for kill in range(10):
+        process = start_distilling(small_run, cut)
+        # The later ones are left longer, or they would all die in the first stage.
+        time.sleep(duration * rng.uniform(0.3, 0.4 + 0.05 * kill))
+        process.kill()
+        process.communicate()
+        died_in.append(len(list(cut.glob("steps_*"))))
+    _, errors = (process := start_distilling(small_run, cut)).communicate(timeout=300)
+    assert process.returncode == 0, errors
+    print("stages begun at each kill:", died_in)
+    assert len(set(died_in) - {0}) >= 2
+    assert_same_weights(cut, uncut)
 
 
 def test_what_is_done_is_not_done_again(distilled, small_run, monkeypatch):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_blurdiff.compilation import is_for_other_runtimes
+
 
 def dct2(x: Any) -> tf.Tensor:
     """Transforms images to the DCT basis.
@@ -27,7 +29,7 @@ def dct2(x: Any) -> tf.Tensor:
 
     Reference: Hoogeboom and Salimans, Blurring Diffusion Models, 2023, section 3.
     """
-    return _along_both_axes(x, lambda rows: tf.signal.dct(rows, type=2, norm="ortho"))
+    return _along_both_axes(x, _dct)
 
 
 def idct2(freq: Any) -> tf.Tensor:
@@ -39,7 +41,7 @@ def idct2(freq: Any) -> tf.Tensor:
         >>> bool(np.allclose(bd.idct2(bd.dct2(x)), x, atol=1e-5))
         True
     """
-    return _along_both_axes(freq, lambda rows: tf.signal.idct(rows, type=2, norm="ortho"))
+    return _along_both_axes(freq, _idct)
 
 
 def laplacian_eigenvalues(height: int, width: int) -> np.ndarray:
@@ -60,6 +62,24 @@ def laplacian_eigenvalues(height: int, width: int) -> np.ndarray:
     rows = (np.pi * np.arange(height) / height) ** 2
     columns = (np.pi * np.arange(width) / width) ** 2
     return (rows[:, None] + columns[None, :]).astype(np.float32)
+
+
+def _dct(rows):
+    if is_for_other_runtimes():
+        return tf.matmul(rows, _basis(rows.shape[-1]), transpose_b=True)
+    return tf.signal.dct(rows, type=2, norm="ortho")
+
+
+def _idct(freq):
+    if is_for_other_runtimes():
+        return tf.matmul(freq, _basis(freq.shape[-1]))
+    return tf.signal.idct(freq, type=2, norm="ortho")
+
+
+def _basis(size):
+    """The orthonormal cosines, float32 `[size, size]`, a row for each frequency."""
+    places, numbers = np.arange(size) + 0.5, np.arange(size)[:, None]
+    return (np.sqrt((1.0 + (numbers > 0)) / size) * np.cos(np.pi / size * numbers * places)).astype(np.float32)
 
 
 def _along_both_axes(x, transform):

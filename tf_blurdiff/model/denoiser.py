@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import tensorflow as tf
 from keras import ops
 
+from tf_blurdiff.compilation import is_for_other_runtimes
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.inverse_problems import error_variance
 from tf_blurdiff.diffusion.predictions import Estimate, Prediction
@@ -118,6 +119,8 @@ class Denoiser:
             conditional, unconditional = ops.split(both, 2)
             return unconditional + guidance_scale[:, None, None, None] * (conditional - unconditional)
 
+        if is_for_other_runtimes():  # tf2onnx loses the shapes in a branch.
+            return guided()
         return tf.cond(tf.reduce_all(guidance_scale == 1.0), lambda: self._output(z, t, labels), guided)
 
     def _output(self, z, t, labels):

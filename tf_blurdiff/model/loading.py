@@ -9,13 +9,15 @@ from tf_blurdiff.errors import UserError, one_of
 from tf_blurdiff.files import shipped_files
 from tf_blurdiff.model.diffusion_model import DiffusionModel
 
+_HUB = "hf://"
+
 
 def shipped_models() -> dict[str, Path]:
     """The models that come with the package: `{name: path}`; weights/README.md says how each was trained.
 
     Example:
         >>> sorted(shipped_models())
-        ['digits', 'fashion_mnist']
+        ['digits', 'digits_4', 'fashion_mnist']
     """
     return {path.stem: path for path in shipped_files("weights", ".keras")}
 
@@ -23,31 +25,50 @@ def shipped_models() -> dict[str, Path]:
 def find_model(path_or_name: str | Path) -> Path:
     """The path of a .keras file, of a run directory's `model.keras`, or of a shipped model by its name.
 
-    A file goes before a name.
+    A file goes before a name. "hf://user/model" is downloaded from the Hugging Face Hub first, as Keras does: what
+    `model.save("hf://user/model")` has written there, which is a folder, or a file model.keras.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or if it cannot be downloaded.
 
     Example:
         >>> find_model("digits").name
         'digits.keras'
     """
-    path, shipped = Path(path_or_name).expanduser(), shipped_models()
+    name, shipped = str(path_or_name), shipped_models()
+    path = _downloaded(name) if name.startswith(_HUB) else Path(name).expanduser()
     if path.is_file():
         return path
-    if str(path_or_name) in shipped:
-        return shipped[str(path_or_name)]
+    if name in shipped:
+        return shipped[name]
     if (path / "model.keras").is_file():
         return path / "model.keras"
-    expected = f"expected a .keras file, a run directory that holds one, or one of {', '.join(shipped)}"
-    raise UserError(f"model file not found: {path_or_name}; {expected}")
+    if (path / "model.weights.h5").is_file() and (path / "config.json").is_file():
+        return path
+    expected = (
+        f"expected a .keras file, a run directory that holds one, one of {', '.join(shipped)}, or {_HUB}user/model"
+    )
+    raise UserError(f"model file not found: {name}; {expected}")
+
+
+def _downloaded(address):
+    """The folder with what a repository of the Hugging Face Hub holds."""
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(f"{address} needs the package huggingface_hub: pip install huggingface_hub") from None
+    try:
+        return Path(huggingface_hub.snapshot_download(address.removeprefix(_HUB), library_name="keras"))
+    except Exception as error:  # Errors of its own, of HTTP, of the network and of the disk.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{address} cannot be downloaded: {reason}") from error
 
 
 def load_model(path_or_name: str | Path, precision: str | None = None) -> DiffusionModel:
-    """Loads a `DiffusionModel` from a .keras file or a run directory, or a shipped one by its name.
+    """Loads a `DiffusionModel` from a file, a run directory or the Hugging Face Hub, or a shipped one by its name.
 
     Args:
-        path_or_name: the file or folder, or "digits" or "fashion_mnist".
+        path_or_name: the file or folder, "hf://user/model", or the name of a shipped one.
         precision: of the network's arithmetic, as of `DiffusionModel.in_precision`; None for that of its training.
 
     Raises:
@@ -71,9 +92,10 @@ def load_model(path_or_name: str | Path, precision: str | None = None) -> Diffus
 
 
 def load_pretrained(name: str) -> DiffusionModel:
-    """A model that comes with the package, ready to sample from: "digits" or "fashion_mnist".
+    """A model that comes with the package, ready to sample from: "digits", "digits_4" or "fashion_mnist".
 
-    Both are blurring diffusion; weights/README.md says how they were trained and how good they are.
+    All are blurring diffusion; "digits_4" was distilled from "digits" and samples in four calls of its network.
+    weights/README.md says how they were trained and how good they are.
 
     Raises:
         UserError: for another name.
