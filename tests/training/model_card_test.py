@@ -13,7 +13,7 @@ def test_a_run_describes_its_model(small_run):
     assert text.startswith("# run\n") and "A diffusion model, blurring, of 8x8 images" in text
     for fact in (
         "| images learned from | 1,797 of digits |", "| trained | 60 of 60 steps of 16 images, seed 0 |",
-        "| sampling | multistep3, 5 steps |", "| labels | none |", "| averaged_loss | 0.", "sigma_blur_max 4.0",
+        "| sampling | ancestral2, 5 steps |", "| labels | none |", "| averaged_loss | 0.", "sigma_blur_max 4.0",
         "](samples/step_00000060.png)", "To be filled in: of the pictures",
     ):  # fmt: skip
         assert fact in text, fact

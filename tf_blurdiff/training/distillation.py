@@ -33,8 +33,8 @@ def distill(
     run_dir: str | pathlib.Path,
     steps: int = 4,
     guidance_scale: float = 1.0,
-    stage_steps: int = 2000,
-    peak_learning_rate: float = 3e-4,
+    stage_steps: int = 1500,
+    peak_learning_rate: float = 5e-4,
     teacher_steps: int | None = None,
     verbose: bool = True,
 ) -> DiffusionModel:
