@@ -85,6 +85,16 @@ def test_the_client_asks_by_names(server, how, tmp_path):
     assert done.returncode == 2 and done.stderr == "client: --label and --labels: give one of them\n"
 
 
+def test_guidance_is_none_with_a_label_unless_asked_for(restoring_model, restoring_export, tmp_path):
+    with server_in_this_process(restoring_export.parent) as server:
+        where = f"--url=http://127.0.0.1:{server.rest}"
+        done = run_script("client.py", where, "--model=digits", "--seeds=7", "--label=2", "--out_dir", tmp_path)
+    assert done.returncode == 0, done
+    expected = to_uint8(restoring_model.sample([7], labels=[2], num_steps=4))[0].numpy()
+    image = tf.io.decode_png((tmp_path / "seed_7_label_2.png").read_bytes()).numpy()
+    np.testing.assert_allclose(image.astype(int), expected, atol=1)
+
+
 def test_the_images_are_those_of_the_label(model, server, tmp_path):
     where = f"--url=http://127.0.0.1:{server.rest}"
     done = run_script("client.py", where, "--model=digits", "--seeds=7", "--label=0", "--out_dir", tmp_path)
