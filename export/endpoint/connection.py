@@ -13,7 +13,9 @@ _GRPC = flags.DEFINE_string("grpc", None, "host:port where the server answers gR
 _MODEL = flags.DEFINE_string("model", "default", "The served model's name.")
 _MODEL_VERSION = flags.DEFINE_integer("model_version", None, "The model's version (default: the newest).", 0)
 _SIGNATURE = flags.DEFINE_string("signature", "png", "The signature: png, serving_default, or another of their kind.")
-_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", None, "For a model with guidance, and needed there but with --label; 1 is none.")
+_GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "For a model with guidance; 1, which is none, with --label."
+)
 _DEADLINE = flags.DEFINE_float("deadline", 300.0, "Seconds a request may take.", 0.001, 1e6)
 
 
