@@ -116,12 +116,12 @@ def weights_after_steps(jit_compile, make_model, data, strategy=None):
     return [np.asarray(weight) for weight in model.weights], float(model.step_record.gradient_norm.result())
 
 
-def assert_steps_are_the_same(make_model, data, strategy=None):
+def assert_steps_are_the_same(make_model, data, strategy=None, atol=1e-6):
     plain, norm = weights_after_steps(False, make_model, data, strategy)
     through_xla, _ = weights_after_steps(True, make_model, data, strategy)
     assert norm > 1e-3
     for ours, theirs in zip(through_xla, plain):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_allclose(ours, theirs, atol=atol)
 
 
 def with_rare_ones_slow(cases, usual):
@@ -145,6 +145,10 @@ def test_compiled_steps_on_two_replicas_are_the_same(two_replicas):
     assert_steps_are_the_same(lambda: make(unet(dropout=0.3)), images(16), two_replicas)
 
 
+# What a student is to predict is a difference of what its teacher says, divided by little: rounding is multiplied.
+ATOL_OF_STUDENTS = 1e-5
+
+
 def a_student():
     """Of a guided teacher with labels."""
     teacher = randomized(make(small_network(num_classes=3), prediction="v", label_dropout=0.1))
@@ -154,8 +158,8 @@ def a_student():
 @pytest.mark.slow
 def test_a_students_compiled_step_is_the_same(two_replicas):
     data = images(16), np.arange(16) % 3
-    assert_steps_are_the_same(a_student, data)
-    assert_steps_are_the_same(a_student, data, two_replicas)
+    assert_steps_are_the_same(a_student, data, atol=ATOL_OF_STUDENTS)
+    assert_steps_are_the_same(a_student, data, two_replicas, atol=ATOL_OF_STUDENTS)
 
 
 @pytest.mark.slow
@@ -164,7 +168,7 @@ def test_a_student_learns_on_two_replicas_as_on_one(two_replicas):
     one, _ = weights_after_steps(False, a_student, data, tf.distribute.get_strategy())
     two, _ = weights_after_steps(False, a_student, data, two_replicas)
     for ours, theirs in zip(one, two, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+        np.testing.assert_allclose(ours, theirs, atol=ATOL_OF_STUDENTS)
 
 
 @pytest.mark.parametrize("strategy", [None, pytest.param(tf.distribute.MirroredStrategy, marks=pytest.mark.slow)])

@@ -160,10 +160,16 @@ def test_the_pages_benchmarks_run(folder):
     lines = [line for line in everything if is_slow(line)]
     assert len(lines) >= 6
     output_of("python -m tf_blurdiff.train --config digits.yaml --run_dir runs/digits", folder)
-    # Training comes first.
-    for line in sorted(lines, key=lambda line: not line.startswith(("for ", "python -m tf_blurdiff.train"))):
-        output = output_of(line, folder, timeout=1800)
-        assert not line.startswith("python benchmarks/") or "|---|" in output, line
+    output_of("python -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits", folder)
+    server = shell("exec python export/local_server.py --model_name digits --model_base_path served/digits", folder)
+    try:
+        # Training comes first.
+        for line in sorted(lines, key=lambda line: not line.startswith(("for ", "python -m tf_blurdiff.train"))):
+            output = output_of(line, folder, timeout=1800)
+            assert not line.startswith("python benchmarks/") or "|---|" in output, line
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
 
 
 @pytest.mark.parametrize(

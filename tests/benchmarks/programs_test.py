@@ -182,7 +182,8 @@ def test_a_part_of_digits_has_a_row_for_each_way_of_sampling(slowly_done, part, 
 def test_solvers_have_a_row_each_and_a_column_for_each_number_of_calls(slowly_done):
     (rows,) = tables(slowly_done["solvers"])
     cells = [row["2 calls"].split(" / ") for row in rows]
-    assert len(cells) == 6 and len(set(map(tuple, cells))) == 6
+    # In two calls multistep3 is multistep2.
+    assert len(cells) == 6 and len(set(map(tuple, cells))) == 5
     assert (np.array(cells, float) > 1.0).all()
 
 
