@@ -41,6 +41,9 @@ NOT_RUN = {
     "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.evaluate --model fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
+    "python -m tf_blurdiff.distill --model runs/digits/model.keras --config digits.yaml --run_dir runs/digits_1": (
+        "as the one that is run, and longer"
+    ),
     "python benchmarks/quality/miniature.py": "needs that data, and hours",
     "python benchmarks/data/image_folder.py": "needs Debian packages with photographs",
     "python benchmarks/quality/restoration.py": "needs a model that was trained on a part of the digits",
