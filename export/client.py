@@ -122,10 +122,11 @@ def main() -> None:
     if _LABEL.value:
         labels = patiently(lambda _: named_labels(_LABEL.value, len(seeds), server), {}, _WAIT.value)
     inputs, signature = connection.inputs_for(seeds, labels), connection.signature()
-    if _LABEL.value and "guidance_scale" in server.signatures().get(signature, {}):
+    are_needed = restoration_inputs.are_needed(signature, given)
+    signatures = patiently(lambda _: server.signatures(), {}, _WAIT.value) if _LABEL.value or are_needed else {}
+    if _LABEL.value and "guidance_scale" in signatures.get(signature, {}):
         inputs.setdefault("guidance_scale", np.ones(len(seeds), np.float32))
-    if restoration_inputs.are_needed(signature, given):
-        signatures = patiently(lambda _: server.signatures(), {}, _WAIT.value)
+    if are_needed:
         inputs = restoration_inputs.complete(inputs, given, signature, signatures)
     received, images = fetch(server, inputs, _BATCH_SIZE.value, _WAIT.value), []
     bar = tqdm(received, total=len(seeds), unit="image", disable=None)

@@ -122,7 +122,7 @@ def test_validation_does_not_see_the_raw_weights():
 
 
 def test_a_copy_from_the_config_has_every_argument():
-    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None, "label_dropout": 0.0}
+    arguments = {"prediction": "v", "ema_decay": 0.5, "clip_norm": None}
     arguments |= {"sampler": "ancestral", "num_steps": 7, "grid": "quadratic", "seed": 3, "loss_type": "absolute_error"}
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(make(**arguments)))
     assert {name: getattr(copy, name) for name in arguments} == arguments
