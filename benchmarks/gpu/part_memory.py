@@ -2,8 +2,7 @@
 
 Batches of 8, 16 and 32, with `network.rematerialize` and without, in the precision that suits the device, compiled;
 each is a process, for a peak of memory is one's. They take turns, two steps at a time. Then the largest batch in 24 GB
-(so much is TensorFlow allowed to take) and on the whole card: what the peaks let expect is tried, and somewhat more or
-less.
+and in 80 GB, of which TensorFlow is allowed so much: what the peaks let expect is tried, and somewhat more or less.
 """
 
 import functools
@@ -18,7 +17,7 @@ _MOST_ROUNDS = 6
 _TO_MEASURE = 0.55
 # Of the batch that is expected to fit, what is tried next, after one that did and after one that did not.
 _MORE, _LESS = (1.1, 1.2), (0.9, 0.75)
-_LIMITS = {"24 GB": 24.0, "the card": None}
+_LIMITS = {"24 GB": 24.0, "80 GB": 80.0}
 
 
 def main(part):
@@ -59,21 +58,23 @@ def _find_largest(part, peaks):
         "smallest that did not",
     )  # fmt: skip
     for name, gb in list(_LIMITS.items())[: 1 if part.small else None]:
+        if gb > (_card_gb(part) or gb):
+            continue
         calls = {}
         for how in _HOWS[: 1 if part.small else None]:
             own = {batch: peak for (of, batch), peak in peaks.items() if of == how}
             calls[f"{how} in {name}"] = functools.partial(_search, part, table, name, gb, how, own)
-        # What is limited goes side by side; the whole card is for one at a time.
-        for group in [calls] if gb else [{key: call} for key, call in calls.items()]:
+        # Side by side where both fit on the card.
+        together = len(calls) * gb <= (_card_gb(part) or 0)
+        for group in [calls] if together else [{key: call} for key, call in calls.items()]:
             programs.side_by_side(part, group)
 
 
 def _search(part, table, name, gb, how, peaks):
     fitted, refused = [], []
     with start(part, "tf_blurdiff") as side:
-        if gb:
-            side.ask("limit", gb=gb)
-        for batch in candidates(expected_largest(peaks, gb or _card_gb(part)) or min(peaks), fitted, refused):
+        side.ask("limit", gb=gb)
+        for batch in candidates(expected_largest(peaks, gb) or min(peaks), fitted, refused):
             answer = ask_within(
                 side, part.left() - 2, "fits", rematerialize=how == "rematerialized", precision="auto", batch=batch,
                 small=part.small,
@@ -97,17 +98,17 @@ def expected_largest(peaks, gb):
 
     Args:
         peaks: `{batch: GB or None}`.
-        gb: that there are, or None.
+        gb: that there are.
     """
     known = sorted((batch, peak) for batch, peak in peaks.items() if peak is not None)
-    if len(known) < 2 or gb is None or known[-1][1] <= known[0][1]:
+    if len(known) < 2 or known[-1][1] <= known[0][1]:
         return None
     (few, low), (many, high) = known[0], known[-1]
     return max(1, int(few + (gb - low) * (many - few) / (high - low)))
 
 
 def _card_gb(part):
-    """What TensorFlow takes of the card when it may take all, nearly."""
+    """What TensorFlow takes of the card when it may take all, nearly; None without one."""
     mebibytes = part.request["card_mib"]
     return None if mebibytes is None else 0.95 * mebibytes * 2**20 / 1e9
 
