@@ -36,7 +36,12 @@ NOT_RUN = {
     "tensorflow_model_server": "in no package registry",
     "python export/client.py --model classes": "needs a served model with labels",
     "python export/client.py --model digits --signature png_": "needs pictures and an export with --restoration",
+    "python -m tf_blurdiff.export --model runs/emoji": "has a test of its own",
     "python benchmarks/data/fashion_mnist.py": "needs a Debian package with the data",
+    "python benchmarks/data/emoji.py": "needs a Debian package with the font",
+    "python -m tf_blurdiff.train --config emoji": "needs its pictures",
+    "python -m tf_blurdiff.evaluate --model emoji": "needs its pictures",
+    "python -m tf_blurdiff.evaluate --model runs/miniature": "needs that data, and an hour of training",
     "python -m tf_blurdiff.train --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.evaluate --model fashion_mnist": "needs that data",
@@ -130,7 +135,9 @@ SLOW = (
     "python -m tf_blurdiff.sample --model runs/digits_4",
     "python -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits --quality_steps",
     "python export/load_test.py",
-    "python -m tf_blurdiff.export --model digits",  # As of a run's model, of a larger network.
+    # As of a run's model, of larger networks.
+    "python -m tf_blurdiff.export --model digits",
+    "python -m tf_blurdiff.export --model emoji",
 )
 
 

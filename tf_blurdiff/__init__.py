@@ -17,13 +17,14 @@ from tf_blurdiff.diffusion.dct import dct2, idct2, laplacian_eigenvalues
 from tf_blurdiff.diffusion.process import Process
 from tf_blurdiff.model import DiffusionModel, load_model, load_pretrained
 from tf_blurdiff.networks import UNet, layers, optimizers
-from tf_blurdiff.serving import export_onnx, export_savedmodel
+from tf_blurdiff.serving import export_keras, export_onnx, export_savedmodel
 
 __all__ = [
     "DiffusionModel",
     "Process",
     "UNet",
     "dct2",
+    "export_keras",
     "export_onnx",
     "export_savedmodel",
     "idct2",

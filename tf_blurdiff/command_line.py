@@ -24,7 +24,10 @@ _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "set": ("multi_string", {"default": [], "help": "Overrides one value of the config, as in data.split=test"}),
     "model": (
         "string",
-        {"help": "A .keras file, a run directory, hf://user/model, or a shipped one: digits, digits_4, fashion_mnist."},
+        {
+            "help": "A .keras file, a run directory, hf://user/model, or a shipped one: digits, digits_4, emoji, "
+            "fashion_mnist."
+        },
     ),
     "imports": ("multi_string", {"default": [], "help": "A package of your own to import first. That runs its code"}),
     "precision": (

@@ -407,5 +407,8 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
     arguments = ["--model", "nowhere.keras", "--config", "digits.yaml", "--cache_dir", "cache"]
     result = commands.call("evaluate", *arguments, cwd=tmp_path)
     assert result.returncode == 2
-    expected = "expected a .keras file, a run directory that holds one, one of digits, digits_4, fashion_mnist, or hf://user/model"
+    expected = (
+        "expected a .keras file, a run directory that holds one, one of digits, digits_4, emoji, fashion_mnist, "
+        "or hf://user/model"
+    )
     assert result.stderr == f"evaluate: model file not found: nowhere.keras; {expected}\n"

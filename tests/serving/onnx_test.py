@@ -72,12 +72,12 @@ def test_labels_and_guidance_are_inputs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_shipped_clothes_are_the_same_from_the_command_line(tmp_path):
-    arguments = ["--model", "fashion_mnist", "--format", "onnx", "--out", "clothes.onnx", "--num_steps", "4"]
+def test_shipped_digits_are_the_same_from_the_command_line(tmp_path):
+    arguments = ["--model", "digits", "--format", "onnx", "--out", "digits.onnx", "--num_steps", "4"]
     result = commands.call("export", *arguments, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (0, "export: clothes.onnx\n"), result.stderr
-    images = in_onnx_runtime(tmp_path / "clothes.onnx", tmp_path, seed=SEEDS)
-    assert_same_images(images, bd.load_pretrained("fashion_mnist").sample(SEEDS.tolist(), num_steps=4))
+    assert (result.returncode, result.stdout) == (0, "export: digits.onnx\n"), result.stderr
+    images = in_onnx_runtime(tmp_path / "digits.onnx", tmp_path, seed=SEEDS)
+    assert_same_images(images, bd.load_pretrained("digits").sample(SEEDS.tolist(), num_steps=4))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 12)])

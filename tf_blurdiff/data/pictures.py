@@ -143,7 +143,7 @@ def save_image(image: Any, path: str | os.PathLike) -> None:
 def save_grid(images: Any, path: str | os.PathLike) -> None:
     """Writes a batch of images, `[B, H, W, C]`, as one: a near-square grid with small images enlarged."""
     images = np.asarray(images if images.dtype == np.uint8 else to_uint8(images))
-    zoom = max(1, 48 // images.shape[1])
+    zoom = max(1, 64 // images.shape[1])
     save_image(image_grid(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), path)
 
 

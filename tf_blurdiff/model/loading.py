@@ -17,7 +17,7 @@ def shipped_models() -> dict[str, Path]:
 
     Example:
         >>> sorted(shipped_models())
-        ['digits', 'digits_4', 'fashion_mnist']
+        ['digits', 'digits_4', 'emoji', 'fashion_mnist']
     """
     return {path.stem: path for path in shipped_files("weights", ".keras")}
 
@@ -92,7 +92,7 @@ def load_model(path_or_name: str | Path, precision: str | None = None) -> Diffus
 
 
 def load_pretrained(name: str) -> DiffusionModel:
-    """A model that comes with the package, ready to sample from: "digits", "digits_4" or "fashion_mnist".
+    """A model that comes with the package, ready to sample from: "digits", "digits_4", "emoji" or "fashion_mnist".
 
     All are blurring diffusion; "digits_4" was distilled from "digits" and samples in four calls of its network.
     weights/README.md says how they were trained and how good they are.
