@@ -18,7 +18,7 @@ _FOLDER = pathlib.Path(__file__).resolve().parent
 _PROGRAMS = {"tf_blurdiff": "side_gpu_tf.py", "diffusers": "side_gpu_torch.py"}
 _WARMUP, _SECONDS_PER_TURN, _MOST_RUNS = 2, 1.0, 10
 # Of a contest's time, what preparing may take.
-_TO_PREPARE = 0.75
+_TO_PREPARE = 0.85
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Entrant:
     precision: str
 
 
-def start(part, side):
-    """A new process of the side."""
+def start(part, side, environment=None):
+    """A new process of the side, with these variables beside this process's."""
     python = part.request["diffusers_python"] if side == "diffusers" else sys.executable
-    return Side(side, str(_FOLDER / _PROGRAMS[side]), python)
+    return Side(side, str(_FOLDER / _PROGRAMS[side]), python, environment)
 
 
 class Contest:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import subprocess
 import tempfile
@@ -20,15 +21,17 @@ class Side:
         name: of the side, for messages.
         program: file in this folder, or its whole path.
         python: the interpreter whose packages it uses.
+        environment: variables that it has beside this process's.
     """
 
-    def __init__(self, name, program, python):
+    def __init__(self, name, program, python, environment=None):
         self.name = name
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115
         command = [python, str(_FOLDER / program)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         try:
-            self._process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
+            own = {**os.environ, **(environment or {})}
+            self._process = subprocess.Popen(command, text=True, bufsize=1, env=own, **pipes)
         except OSError as error:
             raise SideError(f"cannot start the side {name}: {python}: {error.strerror}") from error
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -40,13 +41,21 @@ def test_the_last_student_samples_in_its_steps(distilled):
 
 
 def test_every_stage_is_a_run_of_its_own_and_begins_where_the_one_before_ended(distilled, small_run, tmp_path):
-    assert sorted(path.name for path in distilled.iterdir() if path.is_dir()) == ["steps_1", "steps_2"]
+    assert sorted(path.name for path in distilled.glob("steps_*")) == ["steps_1", "steps_2"]
     for stage in ("steps_1", "steps_2"):
         assert steps_of(distilled / stage, "averaged_loss") == [10, 20]
     teacher, student = bd.load_model(small_run), bd.load_model(distilled / "steps_2")
     np.testing.assert_array_equal(student.freq_std, teacher.freq_std)
     moved = [np.abs(one - other).max() for one, other in zip(student.averages, teacher.averages)]
     assert 0 < max(moved) < 0.1
+
+
+def test_its_card_says_for_how_many_calls_it_is(distilled):
+    card = (distilled / "README.md").read_text()
+    assert "| distilled | calls of the network: 1 |" in card and "| sampling | ddim, 1 steps |" in card
+    (picture,) = re.findall(r"!\[.*\]\((samples/step_.*\.png)\)", card)
+    assert (distilled / picture).is_file()
+    assert "| distilled | calls of the network: 2 |" in (distilled / "steps_2" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("stage, step", [("steps_2", 10), pytest.param("steps_1", 20, marks=pytest.mark.slow)])

@@ -21,6 +21,7 @@ from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model import DiffusionModel, load_model, student_of
 from tf_blurdiff.networks import Adam
 from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate
+from tf_blurdiff.training.model_card import model_card, write_model_card
 from tf_blurdiff.training.run_directory import check_config, locked, writing
 
 # The averages of a stage are over its last tenth or so.
@@ -80,10 +81,19 @@ def distill(
         teacher = _train_stage(stage, teacher, num_steps, config, guidance_scale, images, devices, verbose)
         guidance_scale = 1.0  # It is in the student's weights.
     if devices.is_chief:
-        with writing(run_dir, "model.keras"):
-            write_atomically(run_dir / "model.keras", teacher.averaged().save)
-            shutil.copyfile(run_dir / f"steps_{steps}" / "config.yaml", run_dir / "config.yaml")
+        _put_on_top(run_dir, run_dir / f"steps_{steps}", teacher, config, images)
     return teacher
+
+
+def _put_on_top(run_dir, stage, student, config, images):
+    """Makes the folder look like the run directory of its last stage."""
+    with writing(run_dir, "model.keras"):
+        write_atomically(run_dir / "model.keras", student.averaged().save)
+        shutil.copyfile(stage / "config.yaml", run_dir / "config.yaml")
+        if (stage / "samples").is_dir():
+            shutil.copytree(stage / "samples", run_dir / "samples", dirs_exist_ok=True)
+        card = model_card(run_dir, _as_it_is(config, student), student, images, config.train.steps, {})
+        write_model_card(run_dir, card)
 
 
 def _load(model, config, devices):

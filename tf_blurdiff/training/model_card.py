@@ -86,6 +86,9 @@ real images: `python -m tf_blurdiff.evaluate --model {model_path} --config {conf
 def _facts(config, model, images, step):
     held_out = "" if images.held_out is None else f", {images.held_out.num_images:,} held out"
     settings, network = config.train, config.network.model_dump(exclude={"num_classes"})
+    guidance = model.distilled_guidance
+    built_in = "" if guidance in (None, 1.0) else f", with a guidance scale of {guidance:g} built in"
+    distilled = {} if guidance is None else {"distilled": f"calls of the network: {model.num_steps}{built_in}"}
     return {
         "images learned from": f"{images.num_images:,} of {_source(config.data)}{held_out}",
         "labels": ", ".join(model.class_names or ()) or model.num_classes or "none",
@@ -93,6 +96,7 @@ def _facts(config, model, images, step):
         "network": f"{model.network.count_params():,} weights; {_settings(network)}",
         "prediction": model.prediction,
         "sampling": f"{model.sampler}, {model.num_steps} steps",
+        **distilled,
         "trained": f"{step:,} of {settings.steps:,} steps of {settings.batch_size} images, seed {settings.seed}",
         "versions": f"tf_blurdiff {__version__}, TensorFlow {tf.__version__}, Keras {keras.__version__}",
     }
