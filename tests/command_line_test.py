@@ -295,8 +295,8 @@ def test_sample_writes_a_grid_and_single_files(trained_run, trained_model, tmp_p
     for number, seed in enumerate(range(7, 12)):
         image = np.asarray(Image.open(tmp_path / "single" / f"seed_{seed}.png"), np.float32)
         np.testing.assert_allclose(image, expected[number], atol=1)
-        top, left = 2 + number // 3 * 50, 2 + number % 3 * 50
-        np.testing.assert_array_equal(grid[top : top + 48 : 6, left : left + 48 : 6], image)
+        top, left = 2 + number // 3 * 66, 2 + number % 3 * 66
+        np.testing.assert_array_equal(grid[top : top + 64 : 8, left : left + 64 : 8], image)
 
 
 def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
@@ -305,8 +305,8 @@ def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
     assert result.returncode == 0, result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["samples.png"]
     grid = np.asarray(Image.open(tmp_path / "samples.png"), np.float32)
-    assert grid.shape == (2 + 2 * 50, 2 + 3 * 50)
-    last = grid[52:100:6, 52:100:6]
+    assert grid.shape == (2 + 2 * 66, 2 + 3 * 66)
+    last = grid[68:132:8, 68:132:8]
     in_float32, in_bfloat16 = (
         (model.sample([4], num_steps=3)[0, :, :, 0] + 1) * 127.5
         for model in (trained_model, trained_model.in_precision("mixed_bfloat16"))

@@ -77,12 +77,17 @@ def test_a_compiled_draw_is_the_same(draw, tolerance, two_replicas):
 
 
 CLUSTERED = """
-import numpy as np, tensorflow as tf
+import keras, numpy as np, tensorflow as tf
 from tests.support.models import images, make, randomized
 from tf_blurdiff.model import learning
 model = randomized(make())
 draw = lambda x: learning._drawn_time_and_noise(model, tf.constant([0, 1], tf.int64), x)
-np.savez("drawn.npz", *tf.function(draw, autograph=False)(images(8)), model.sample(range(4), num_steps=3))
+drawn = *tf.function(draw, autograph=False)(images(8)), model.sample(range(4), num_steps=3)
+rng = np.random.default_rng(0)
+model.network.set_weights([0.1 * rng.normal(size=weight.shape) for weight in model.network.get_weights()])
+model.compile(keras.optimizers.SGD(0.1))
+model.fit(images(32), batch_size=8, shuffle=False, verbose=0)
+np.savez("drawn.npz", *drawn, *model.network.get_weights())
 """
 
 

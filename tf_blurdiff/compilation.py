@@ -2,6 +2,8 @@
 
 import contextlib
 import contextvars
+import os
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,6 +55,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
 
     return tf.function(noted, jit_compile=True, autograph=False)
+
+
+def may_be_clustered() -> bool:
+    """Whether TensorFlow may give parts of any graph to XLA by itself: TF_XLA_FLAGS, or `tf.config.optimizer.set_jit`.
+
+    Example:
+        >>> may_be_clustered()
+        False
+    """
+    chosen = re.findall(r"tf_xla_auto_jit=(\S+)", os.environ.get("TF_XLA_FLAGS", ""))
+    return bool(tf.config.optimizer.get_jit()) or bool(chosen and chosen[-1] not in ("0", "-1"))
 
 
 def is_compiling() -> bool:

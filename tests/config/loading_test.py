@@ -72,6 +72,13 @@ def test_a_file_that_exists_comes_first(tmp_path, monkeypatch):
     assert config.data.name == "mine" and config.train.learning_rate == 1e-3
 
 
+def test_a_colour_is_no_comment():
+    assert (
+        load_config("digits", ["data.source=tfds", "data.name=x", "data.background=#10ff80"]).data.background
+        == "#10ff80"
+    )
+
+
 def test_overrides():
     overrides = ["train.steps=200", "train.learning_rate=1e-4", "network.multipliers=[1,1]", "data.flip=true"]
     config = load_config("digits", [*overrides, "train.clip_norm=null", "train.steps=300"])

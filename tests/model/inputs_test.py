@@ -192,6 +192,39 @@ def as_dataset_of(data, batch_size):
     return tf.data.Dataset.from_tensor_slices(data).batch(batch_size)
 
 
+def test_a_picture_that_is_not_a_number_leaves_the_validation_loss_finite():
+    model, holes = without_labels(), images(8)
+    holes[3] = np.nan
+    assert 0.1 < model.evaluate(holes, batch_size=4, verbose=0) < 10
+    assert 0.1 < model.fit(images(8), validation_data=(holes,), verbose=0).history["val_loss"][0] < 10
+
+
+@pytest.mark.parametrize("num_bad, batch_size", [(1, 1), (4, 4)])
+def test_batches_of_nothing_but_broken_pictures_are_left_out_of_the_statistics(num_bad, batch_size):
+    model, other = (make(prediction="preconditioned") for _ in range(2))
+    model.compile(keras.optimizers.SGD(1e-3))
+    holes = images(8)
+    holes[:num_bad] = np.nan
+    dataset = tf.data.Dataset.from_tensor_slices(holes).batch(batch_size)
+    assert np.isfinite(model.fit(dataset, verbose=0).history["loss"][0])
+    other.adapt(holes[num_bad:])
+    np.testing.assert_allclose(model.freq_std, other.freq_std, atol=1e-5)
+
+
+@pytest.mark.parametrize("given", [images(8)[:0], np.full((8, 8, 8, 1), np.nan, "float32")], ids=["none", "all broken"])
+def test_statistics_of_nothing_are_refused(given):
+    model = make(prediction="preconditioned")
+    model.compile(keras.optimizers.SGD(1e-3))
+    assert_refused(
+        lambda: model.fit(given, verbose=0), "DCT statistics need at least one image whose pixels are numbers"
+    )
+
+
+@pytest.mark.parametrize("name, weights", [("sample_weight", np.zeros(8)), ("class_weight", {0: 1.0})])
+def test_weights_of_samples_and_classes_are_refused(name, weights):
+    assert_refused(lambda: without_labels().fit(images(8), **{name: weights}), f"{name} is not supported")
+
+
 @pytest.mark.parametrize(
     "count, batch_size",
     [(17, 8), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(14, 9), (9, 3), (1, 8)])],
@@ -208,3 +241,10 @@ def test_accumulated_gradients_are_refused_on_two_replicas(two_replicas):
         model = make()
         model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=2))
     assert_refused(lambda: model.fit(images(8), verbose=0), "gradient_accumulation_steps must be None on 2 devices")
+
+
+def test_several_steps_at_once_are_refused_on_two_replicas(two_replicas):
+    with two_replicas.scope():
+        model = make()
+        model.compile(keras.optimizers.SGD(0.1), steps_per_execution=2)
+    assert_refused(lambda: model.fit(images(8), verbose=0), "steps_per_execution must be 1 on 2 devices")

@@ -290,6 +290,49 @@ def test_it_is_called_with_what_its_network_takes():
         model(inputs[:2])
 
 
+@pytest.mark.parametrize(
+    "given, received",
+    [
+        ([images(4), images(4)], r"a list of 2, of shapes \(4, 8, 8, 1\), \(4, 8, 8, 1\)"),
+        ([images(4)[0], images(4)[1]], r"a list of 2, of shapes \(8, 8, 1\), \(8, 8, 1\)"),
+        ((images(4), np.arange(4)), r"a tuple of 2, of shapes \(4, 8, 8, 1\), \(4,\) and integers for times"),
+        (None, "a NoneType"),
+        (3, "an? int"),
+        (images(4), r"one tensor of shape \(4, 8, 8, 1\)"),
+    ],
+)
+def test_what_it_is_not_called_with_is_named(given, received):
+    with pytest.raises(UserError, match=rf"called with \[z, t\]: .* Received: {received}$"):
+        make()(given)
+
+
+def with_an_embedding(rows):
+    z, t, label = keras.Input((8, 8, 1)), keras.Input(()), keras.Input((), dtype="int64")
+    shift = keras.layers.Reshape((1, 1, 1))(keras.layers.Embedding(rows, 1)(label))
+    return keras.Model([z, t, label], z + shift + keras.layers.Reshape((1, 1, 1))(t))
+
+
+@pytest.mark.parametrize(
+    "rows, label_dropout, known", [(2, 0.0, "0 to 2, and"), (3, 0.1, "0 to 3 .the last means none")]
+)
+def test_a_network_must_know_all_labels(rows, label_dropout, known):
+    labelled = lambda rows: make(with_an_embedding(rows), num_classes=3, label_dropout=label_dropout)
+    with pytest.raises(UserError, match=f"cannot be called with .*: it must know the labels {known}") as caught:
+        labelled(rows)
+    assert "\n" not in str(caught.value)
+    labelled(rows + 1)
+
+
+@pytest.mark.parametrize("num_classes", [0, -1, 2.0, True, "10"])
+def test_a_number_of_labels_is_one(num_classes):
+    with pytest.raises(UserError, match="num_classes must be an integer of 1 or more"):
+        unet(num_classes)
+
+
+def test_a_number_of_labels_may_be_numpys():
+    assert make(unet(np.int64(3))).num_classes == 3
+
+
 def other_channels():
     z, t = keras.Input((8, 8, 1)), keras.Input(())
     return keras.Model([z, t], keras.layers.Conv2D(3, 3, padding="same")(z) + keras.layers.Reshape((1, 1, 1))(t))

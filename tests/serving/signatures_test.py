@@ -120,7 +120,7 @@ def test_a_wrong_value_is_named(signatures, name, change, message, form):
     "file, message",
     [
         (np.zeros((9, 8, 1), "uint8"), r"image_bytes must hold pictures of .* \(8, 8, 1\).*9 8 1"),
-        (b"no picture", "Unknown image file format"),
+        (b"no picture", "image_bytes must hold PNG, JPEG or GIF files"),
     ],
 )
 def test_a_wrong_picture_is_named(signatures, file, message):
@@ -153,6 +153,14 @@ def exif(orientation, order):
 
 def xmp(orientation):
     return f'<rdf:Description tiff:Orientation="{orientation}"/>'.encode()
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "BMP", "TIFF", None])
+def test_files_of_other_forms_are_refused(signatures, kind):
+    other = encoded(Image.new("L", (8, 8)), kind) if kind else b""
+    values = as_files(inputs("image_to_image"))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes must hold PNG, JPEG or GIF files"):
+        call(signatures, "png_image_to_image", values | {"image_bytes": [other] * 3})
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

@@ -42,7 +42,7 @@ def test_a_run_directory_holds_what_is_promised(trained_run):
         "step_00000030.png",
         "step_00000060.png",
     ]
-    assert Image.open(trained_run / "samples" / "step_00000060.png").size == (2 + 2 * 50, 2 + 2 * 50)
+    assert Image.open(trained_run / "samples" / "step_00000060.png").size == (2 + 2 * 66, 2 + 2 * 66)
     assert len(list((trained_run / "checkpoints").glob("*.index"))) == 3
     tags = {
         value.tag

@@ -288,11 +288,12 @@ def _find(path_or_name: str | Path) -> Path:
 
 
 def _parsed(override: str) -> tuple[DictConfig, str]:
-    key, equals, _ = override.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{override!r}: not an override; expected section.key=value, such as train.steps=200")
     with _naming(override):
-        return OmegaConf.from_dotlist([override]), override
+        # YAML would take a colour such as #808080 for a comment.
+        return OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override]), override
 
 
 def _decides(change: DictConfig, override: str) -> bool:

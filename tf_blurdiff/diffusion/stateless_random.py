@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_blurdiff.compilation import is_compiling
+from tf_blurdiff.compilation import is_compiling, may_be_clustered
 
 # Named, so that CPU and GPU draw the same numbers.
 _PHILOX = tf.random.Algorithm.PHILOX.value
@@ -63,6 +63,15 @@ def normal_rows(seed: Any, shape: Any) -> tf.Tensor:
 def uniform_rows(seed: Any, shape: Any) -> tf.Tensor:
     """Like `normal_rows`, uniform in [0, 1)."""
     return _rows(tf.raw_ops.StatelessRandomUniformV2, _uniform, seed, shape)
+
+
+def uniform(seed: Any) -> tf.Tensor:
+    """One number in [0, 1) of a seed `[2]`, the same on every replica; float32."""
+    if not _are_drawn_here():
+        return tf.random.stateless_uniform((), seed, alg="philox")
+    words = _mixed(*tf.unstack(tf.cast(seed, tf.int64)))
+    zero = tf.zeros((), tf.int64)
+    return _uniform(_philox(words[:2], (zero, zero, *words[2:])))[0]
 
 
 def normal_by_seed(seeds: Any, stream: Any, shape: Any) -> tf.Tensor:
@@ -148,7 +157,7 @@ def _rows(operation, of_words, seed, shape):
     # Each row starts on a whole count; the few numbers past its end are dropped.
     counts = -(-row_size // _NUMBERS_PER_COUNT)
     first_count = _share(batch_size)[0] * counts
-    if is_compiling():
+    if _are_drawn_here():
         words = _mixed(*tf.unstack(tf.cast(seed, tf.int64)))
         numbers = of_words(_philox(words[:2], (*_words(first_count + tf.range(batch_size * counts)), *words[2:])))
         numbers = tf.reshape(numbers, tf.stack([batch_size, counts * _NUMBERS_PER_COUNT]))
@@ -158,6 +167,11 @@ def _rows(operation, of_words, seed, shape):
         drawn_shape = tf.stack([batch_size, counts * _NUMBERS_PER_COUNT])
         numbers = operation(shape=drawn_shape, key=key, counter=counter, alg=_PHILOX)
     return tf.reshape(numbers[:, :row_size], tf.stack([batch_size, *row_shape]))
+
+
+def _are_drawn_here():
+    """XLA's own numbers of a key are not TensorFlow's; what is written out in integers is the same everywhere."""
+    return is_compiling() or may_be_clustered()
 
 
 def _mixed(seed, stream):

@@ -31,6 +31,8 @@ def checked_num_classes(num_classes: int | None, network: Any) -> int | None:
     A plain Keras network has none of its own, and forgets one that it was given when it is saved.
     """
     own = getattr(network, "num_classes", num_classes)
+    if own is not None:
+        check_count("the network's num_classes", own)
     if num_classes is None:
         return own
     check_count("num_classes", num_classes)
@@ -59,16 +61,25 @@ def check_output(output: Any, image_shape: tuple[int, ...]) -> None:
 def check_call(inputs: Any, num_classes: int | None) -> None:
     """Raises a UserError unless a model is called with what its network takes."""
     names = ["z", "t"] if num_classes is None else ["z", "t", "label"]
-    if isinstance(inputs, (list, tuple)) and len(inputs) == len(names):
-        return
+    given = f"a {type(inputs).__name__}"
     if hasattr(inputs, "shape"):
         given = f"one tensor of shape {inputs.shape}"
-    else:
-        given = f"a {type(inputs).__name__} of {len(inputs)}"
+    elif isinstance(inputs, (list, tuple)):
+        shapes = [each.shape if hasattr(each, "shape") else np.shape(each) for each in inputs]
+        fits = [len(shape) for shape in shapes] == [4, 1, 1][: len(names)]
+        if fits and not _is_integer(inputs[1]):
+            return
+        given += f" of {len(inputs)}, of shapes {', '.join(str(tuple(shape)) for shape in shapes)}"
+        given += " and integers for times" if fits else ""
     raise UserError(
         f"a DiffusionModel is called with [{', '.join(names)}]: noisy images, their times"
         f"{' and labels' if num_classes else ''}. To draw images call sample(seeds). Received: {given}"
     )
+
+
+def _is_integer(values):
+    dtype = values.dtype if hasattr(values, "dtype") else np.asarray(values).dtype
+    return "int" in keras.backend.standardize_dtype(dtype)
 
 
 def checked_seeds(seeds: Any, name: str = "seeds", count: int | None = None) -> np.ndarray:
@@ -205,9 +216,10 @@ def finite_pictures(batches: Iterable[Any]) -> Iterator[Any]:
     for batch in batches:
         images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
         images = np.asarray(images)
-        kept = np.full(len(images), True)
-        if images.dtype.kind == "f":
-            kept = ~np.isnan(images).any(axis=tuple(range(1, images.ndim)))
+        if images.dtype.kind != "f" or not images.ndim:
+            yield batch
+            continue
+        kept = ~np.isnan(images).any(axis=tuple(range(1, images.ndim)))
         if kept.all():
             yield batch
         else:

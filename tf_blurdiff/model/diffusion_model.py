@@ -193,9 +193,21 @@ class DiffusionModel(KerasInterface):
         inputs = [keras.KerasTensor((None, *self.image_shape)), keras.KerasTensor((None,)), *label]
         try:
             output = self.network(inputs)
+            if self.num_classes is not None:
+                self._call_with_largest_label(self.num_classes)
         except Exception as error:  # A network's own: it may be anything, and many lines long.
             raise UserError(cannot_be_called(self.image_shape, self.num_classes, error)) from error
         check_output(output, self.image_shape)
+
+    def _call_with_largest_label(self, num_classes):
+        """An embedding that is too small fails on a processor only: elsewhere it gives something, silently."""
+        label = num_classes if self.label_dropout else num_classes - 1
+        with tf.init_scope(), tf.device("CPU:0"):
+            try:
+                self.network([tf.zeros((1, *self.image_shape)), tf.fill((1,), 0.5), tf.fill((1,), np.int64(label))])
+            except tf.errors.InvalidArgumentError as error:
+                none = " (the last means none of them)" if self.label_dropout else ""
+                raise UserError(f"it must know the labels 0 to {label}{none}, and fails with {label}") from error
 
     @property
     def averages(self) -> list[keras.Variable]:
@@ -288,8 +300,11 @@ class DiffusionModel(KerasInterface):
 
         Raises:
             UserError: for images and labels that are not allowed, and if `adapt` is needed for data that can be read
-                only once, such as a generator.
+                only once, such as a generator; for sample_weight and class_weight.
         """
+        for name in ("sample_weight", "class_weight"):
+            if kwargs.get(name) is not None:
+                raise UserError(f"{name} is not supported; give images, or images and labels. Received: {name}")
         if get_prediction(self.prediction).needs_statistics and not self._knows_statistics():
             if isinstance(x, Iterator):
                 self.check_statistics()

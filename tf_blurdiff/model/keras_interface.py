@@ -6,6 +6,7 @@ Nothing here knows how images are drawn.
 from typing import Any
 
 import keras
+from keras import ops
 
 from tf_blurdiff import compilation
 from tf_blurdiff.errors import UserError, one_of
@@ -134,7 +135,9 @@ class KerasInterface(keras.Model):
 
     def test_step(self, data: Any) -> dict[str, Any]:
         """The loss of the averaged weights, with the same draws for every batch."""
-        self.loss_tracker.update_state(learning.ema_losses(self, *model_inputs.checked_inputs(self, data)))
+        losses = learning.ema_losses(self, *model_inputs.checked_inputs(self, data))
+        is_finite = ops.isfinite(losses)
+        self.loss_tracker.update_state(ops.where(is_finite, losses, 0.0), is_finite)
         return self.get_metrics_result()
 
     def load_own_variables(self, store: Any) -> None:

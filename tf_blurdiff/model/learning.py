@@ -15,7 +15,14 @@ from keras import ops
 from tf_blurdiff.compilation import compiled, is_wanted
 from tf_blurdiff.diffusion.dct import dct2, idct2
 from tf_blurdiff.diffusion.predictions import eps_from_x0, get_loss, get_prediction
-from tf_blurdiff.diffusion.stateless_random import fold, global_rows, normal_rows, shares_of_any_size, uniform_rows
+from tf_blurdiff.diffusion.stateless_random import (
+    fold,
+    global_rows,
+    normal_rows,
+    shares_of_any_size,
+    uniform,
+    uniform_rows,
+)
 from tf_blurdiff.networks import batches_per_update, batches_seen
 
 # What a training step draws, each from a sequence of its own.
@@ -237,7 +244,7 @@ def ema_losses(model: Any, x0: Any, label: Any = None) -> Any:
 def _drawn_time_and_noise(model, seed, x0):
     # Times are spread evenly over the global batch from one random start: each is uniform, together they vary less.
     rows, total = global_rows(ops.shape(x0)[0])
-    start = tf.random.stateless_uniform((), fold(seed, _TIME), alg="philox")
+    start = uniform(fold(seed, _TIME))
     t = (start + tf.cast(rows, tf.float32) / tf.cast(total, tf.float32)) % 1.0
     if get_prediction(model.prediction).by_level:
         t = model.process.level_time(t)

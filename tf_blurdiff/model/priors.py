@@ -50,7 +50,7 @@ def dct_statistics(batches: Any, positions: Any = ((), ())) -> Statistics:
         `Statistics`, NumPy arrays.
 
     Raises:
-        ValueError: without an image.
+        UserError: without an image.
 
     Example:
         >>> statistics = dct_statistics([np.zeros((2, 4, 4, 1)), np.ones((2, 4, 4, 1))])
@@ -64,13 +64,15 @@ def dct_statistics(batches: Any, positions: Any = ((), ())) -> Statistics:
     rows, columns = (np.asarray(each, int) for each in positions)
     for batch in batches:
         x0, label, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        if not len(x0):
+            continue
         freq = dct2(x0).numpy().astype(np.float64)
         count += len(freq)
         total = total + freq.sum(axis=0)
         total_of_squares = total_of_squares + np.square(freq).sum(axis=0)
         sample.add(freq[:, rows, columns], None if label is None else ops.convert_to_numpy(label))
     if not count:
-        raise ValueError("DCT statistics need at least one image. Received: an empty data set")
+        raise UserError("DCT statistics need at least one image whose pixels are numbers. Received: none")
     mean = total / count
     variance = np.maximum(total_of_squares / count - np.square(mean), 0.0)
     return Statistics(mean.astype(np.float32), np.sqrt(variance).astype(np.float32), *sample.arrays())

@@ -47,6 +47,11 @@ def _build(model, weights):
             f"gradient_accumulation_steps must be None on {num_replicas} devices: Keras accumulates gradients on one "
             "alone; take fewer images a batch, or a network with rematerialize=True"
         )
+    if model.steps_per_execution > 1 and num_replicas > 1:
+        raise UserError(
+            f"steps_per_execution must be 1 on {num_replicas} devices: Keras cannot loop over steps there. "
+            f"Received: {model.steps_per_execution}"
+        )
 
 
 def _knows(optimizer, weight):

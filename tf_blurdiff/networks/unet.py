@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from tf_blurdiff.diffusion.stateless_random import fold
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.networks.layers import GroupNorm, LayerArguments, ResBlock, TimeEmbedding, UpsampleConv, register
 
 
@@ -76,7 +76,9 @@ class UNet(keras.Model):
         self.num_res_blocks = num_res_blocks
         self.attention_resolutions = tuple(attention_resolutions)
         self.dropout = dropout
-        self.num_classes = num_classes
+        if num_classes is not None:
+            check_count("num_classes", num_classes)
+        self.num_classes = None if num_classes is None else int(num_classes)
         self.rematerialize = rematerialize
         self.seed_generator = keras.random.SeedGenerator() if dropout and rematerialize else None
         self._check_image_can_be_halved()

@@ -163,6 +163,7 @@ def load_library() -> ctypes.CDLL:
         raise RuntimeError("TensorFlow is not installed, so there is no C++ runtime to load")
     path = Path(spec.submodule_search_locations[0], _LIBRARY)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.pop("TF_XLA_FLAGS", None)  # XLA is off; what asks for it in the environment would be an error.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the files for TF Serving in export/ do.
     try:
         with _silent_stderr():

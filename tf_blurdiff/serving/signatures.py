@@ -21,6 +21,8 @@ KNOWN_SEEDS = (0, 1, 2, 3)
 LABELS = "labels"
 _ENLARGED = 2
 _PNG = b"\x89PNG\r\n\x1a\n"
+# How the files begin that are decoded: TensorFlow's decoder of PNG takes all of them.
+_FORMS = (_PNG, b"\xff\xd8\xff", b"GIF8")
 # A file whose EXIF or XMP data say that it is to be turned: tag 0x0112, one short of 2 to 8, in either order of bytes.
 _TURNED = (
     r"\C*((Exif\x00\x00|eXIf)(MM\C{0,500}\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
@@ -237,6 +239,10 @@ def _decoded(name, values, entry):
         return values
 
     def decode(file):
+        starts = [tf.strings.substr(file, 0, len(form)) == form for form in _FORMS]
+        known = _require(tf.reduce_any(starts), f"{name} must hold PNG, JPEG or GIF files", ["something else"])
+        with tf.control_dependencies([known]):
+            file = tf.identity(file)
         picture = tf.io.decode_png(file, channels=entry.shape[-1])
         size, is_upright = tf.shape(picture), ~tf.strings.regex_full_match(file, _TURNED)
         text = f"{name} must hold pictures of (height, width, channels) {entry.shape}"
