@@ -77,26 +77,35 @@ def test_the_model_file_holds_no_optimizer(trained_run):
         assert "optimizer" not in h5py.File(io.BytesIO(file.read()))
 
 
-def check_kills(folder, small_run, kills, seed):
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The run directory of a whole training in a process of its own, as those are that are killed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    _, errors = (process := start_training(folder)).communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder / "runs" / "digits"
+
+
+def check_kills(folder, uninterrupted, kills, seed):
     """Kills training at random moments, then lets it finish."""
     rng, run_dir = random.Random(seed), folder / "runs" / "digits"
     in_checkpoint = [kill_training(folder, rng) for _ in range(kills)]
     _, errors = (last := start_training(folder)).communicate(timeout=300)
     assert last.returncode == 0, errors
     print("killed in a checkpoint:", in_checkpoint)
-    assert_same_weights(run_dir, small_run)
+    assert_same_weights(run_dir, uninterrupted)
     assert steps_of(run_dir, "loss") == list(range(5, 61, 5))
     assert steps_of(run_dir, "averaged_loss") == list(range(10, 61, 10))
 
 
-def test_killed_training_ends_with_the_same_weights(tmp_path, small_run):
-    check_kills(tmp_path, small_run, kills=1, seed=0)
+def test_killed_training_ends_with_the_same_weights(tmp_path, uninterrupted):
+    check_kills(tmp_path, uninterrupted, kills=1, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
-def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, small_run, seed):
-    check_kills(tmp_path, small_run, kills=5, seed=seed + 1)
+def test_training_killed_five_times_ends_with_the_same_weights(tmp_path, uninterrupted, seed):
+    check_kills(tmp_path, uninterrupted, kills=5, seed=seed + 1)
 
 
 def test_a_finished_run_goes_on_when_more_steps_are_asked_for(small_run, small_network, tmp_path, capsys):
