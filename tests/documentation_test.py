@@ -135,6 +135,7 @@ SLOW = (
     "python -m tf_blurdiff.sample --model runs/digits_4",
     "python -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits --quality_steps",
     "python export/load_test.py",
+    "python -m tf_blurdiff.sample --model fashion_mnist",  # As of `emoji`.
     # As of a run's model, of larger networks.
     "python -m tf_blurdiff.export --model digits",
     "python -m tf_blurdiff.export --model emoji",
