@@ -21,7 +21,7 @@ def shipped_files(folder: str, suffix: str) -> list[pathlib.Path]:
     return sorted(place.glob(f"*{suffix}"))
 
 
-def writable_folder(path: str | os.PathLike, what: str) -> pathlib.Path:
+def writable_folder(path: str | os.PathLike, what: object) -> pathlib.Path:
     """Makes a folder and checks that files can be written to it.
 
     Args:
@@ -42,7 +42,7 @@ def writable_folder(path: str | os.PathLike, what: str) -> pathlib.Path:
     return path
 
 
-def writable_file(path: str | os.PathLike, what: str) -> pathlib.Path:
+def writable_file(path: str | os.PathLike, what: object) -> pathlib.Path:
     """Makes the folder of a file, and checks that the file can be written; as `writable_folder`."""
     path = pathlib.Path(os.path.expanduser(path))
     writable_folder(path.parent, what)

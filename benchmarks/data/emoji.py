@@ -2,9 +2,9 @@
 
     apt-get install fonts-noto-color-emoji
     python benchmarks/data/emoji.py --root emoji
-    python -m tf_blurdiff.train --config folder.yaml --set data.root=emoji
+    python -m tf_blurdiff.train --config emoji.yaml --run_dir runs/emoji
 
-Each glyph of the font's largest bitmaps becomes a PNG file of --image_size pixels a side on white, named as the font
+Each glyph's bitmap becomes a PNG file of --image_size pixels a side on white, named as the font
 names it. Variants of skin tone are left out, as 1,900 of Noto's 3,900 glyphs are, and so are flags and what is equal to
 another glyph. Noto Color Emoji is Google's; its pictures are under the Apache licence, the font under the Open Font
 License. It needs fontTools, which comes with the extra "plots".

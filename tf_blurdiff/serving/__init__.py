@@ -1,4 +1,4 @@
-"""The SavedModel for TF Serving, and its verification; the ONNX file."""
+"""The SavedModel for TF Serving, and its verification; the ONNX file and the small Keras file."""
 
 from tf_blurdiff.serving.keras_file import export_keras
 from tf_blurdiff.serving.onnx_file import export_onnx

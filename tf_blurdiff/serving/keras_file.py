@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import write_atomically, writing
+from tf_blurdiff.files import writable_file, write_atomically, writing
 from tf_blurdiff.model import DiffusionModel
 
 _WEIGHTS = "model.weights.h5"
@@ -41,14 +41,14 @@ def export_keras(model: DiffusionModel, path: str | os.PathLike) -> pathlib.Path
         >>> bd.load_model(path).sample([0]).shape
         (1, 8, 8, 1)
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.suffix != ".keras":
         raise UserError(f"the path of a Keras model must end in .keras. Received: {path}")
+    writable_file(path, path)
     averaged = model if model.ema_decay is None else model.averaged()
     with tempfile.TemporaryDirectory() as folder, writing(path):
         whole = pathlib.Path(folder, "whole.keras")
         averaged.save(whole)
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, lambda part: _halve(whole, part))
     return path
 
