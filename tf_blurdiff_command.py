@@ -25,7 +25,7 @@ PROGRAMS = {
     "client": ("client.py", "fetch images from an endpoint"),
     "load_test": ("load_test.py", "measure an endpoint under load"),
 }
-_NEEDED_BY_PROGRAMS = ("aiohttp", "grpc", "requests")
+_NEEDED = {"serve": ("aiohttp", "grpc"), "client": ("requests",), "load_test": ("requests",)}
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     elif name in MODULES:
         _become("-m", f"tf_blurdiff.{name}", *words)
     elif name in PROGRAMS:
-        missing = [module for module in _NEEDED_BY_PROGRAMS if importlib.util.find_spec(module) is None]
+        missing = [module for module in _NEEDED[name] if importlib.util.find_spec(module) is None]
         if missing:
             _fail(f"{name} needs {', '.join(missing)}: pip install 'tf_blurdiff[serving]'")
         _become(str(_kit() / PROGRAMS[name][0]), *words)

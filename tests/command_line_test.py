@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -189,6 +190,7 @@ def test_help_answers(name, flag, tmp_path):
         assert (shared in result.stdout) == (name in ("sample", "export", "evaluate", "visualize"))
 
 
+@pytest.mark.slow
 def test_help_answers_in_a_process_of_its_own(tmp_path):
     result, here = commands.run("export", "--help", cwd=tmp_path), commands.call("export", "--help", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -316,10 +318,13 @@ def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
 
 
 def test_export_and_verify(trained_run, tmp_path):
-    arguments = ["--model", trained_run / "model.keras", "--out", "served", "--precision", "mixed_bfloat16"]
+    own = shutil.copytree(trained_run, tmp_path / "own", ignore=shutil.ignore_patterns("checkpoints"))
+    (own / "README.md").write_text((own / "README.md").read_text() + "CC0, both.\n")
+    arguments = ["--model", own, "--out", "served", "--precision", "mixed_bfloat16"]
     result = commands.call("export", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "export: served/1" in result.stdout
+    assert (tmp_path / "served" / "1" / "assets.extra" / "README.md").read_text().endswith("\n\nCC0, both.\n")
     result = commands.call("export", "--verify", "served/1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "served/1 is sound" in result.stdout
@@ -327,6 +332,7 @@ def test_export_and_verify(trained_run, tmp_path):
     assert "DT_BFLOAT16" in str(graph)
 
 
+GREY = np.full((3, 8, 8, 1), 200 / 127.5 - 1, "float32")
 WAYS = {
     "noise": (["--noise_seed", 3], lambda m: m.sample([7, 8, 9], noise_seeds=[3, 3, 3], sampler="ancestral")),
     "between": (["--interpolate_to", 9], lambda m: m.interpolate(7, 9, 3, sampler="ancestral")),
@@ -334,27 +340,23 @@ WAYS = {
         ["--detail_seed", 1, "--cutoff", 0.5],
         lambda m: m.mix_bands([7, 8, 9], [1, 2, 3], 0.5, sampler="ancestral"),
     ),
-    "image": (["--image", "grey.png", "--strength", 0.5], None),
-    "trajectory": (["--trajectory"], None),
+    "image": (
+        ["--image", "grey.png", "--strength", 0.5],
+        lambda m: m.sample([7, 8, 9], images=GREY, strength=0.5, sampler="ancestral"),
+    ),
+    "trajectory": (["--trajectory"], lambda m: m.sample([7], sampler="ancestral", return_trajectory=True)[-1]),
 }
 
 
-def test_sample_knows_other_ways_to_use_seeds(trained_run, trained_model, tmp_path):
+# The slow ones differ from the other in the flags alone.
+@pytest.mark.parametrize("name", [pytest.param(way, marks=[pytest.mark.slow] * (way != "image")) for way in WAYS])
+def test_sample_knows_other_ways_to_use_seeds(trained_run, trained_model, tmp_path, name):
     Image.new("RGB", (20, 10), (200, 200, 200)).save(tmp_path / "grey.png")
     common = ["--model", trained_run / "model.keras", "--num_images", 3, "--seed", 7, "--sampler", "ancestral"]
-    for name, (flags, _) in WAYS.items():
-        result = commands.call("sample", *common, *flags, "--out_dir", name, cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
-    pictures = {
-        name: np.stack([np.asarray(Image.open(path), int) for path in sorted((tmp_path / name).glob("*.png"))])
-        for name in WAYS
-    }
-    for name, (_, expected) in WAYS.items():
-        assert pictures[name].shape == (3, 8, 8)
-        if expected is not None:
-            np.testing.assert_allclose(pictures[name], to_uint8(expected(trained_model))[..., 0], atol=1)
-    grey = np.full((3, 8, 8, 1), 200 / 127.5 - 1, "float32")
-    expected = trained_model.sample([7, 8, 9], images=grey, strength=0.5, sampler="ancestral")
-    np.testing.assert_allclose(pictures["image"], to_uint8(expected)[..., 0], atol=1)
-    trajectory = trained_model.sample([7], sampler="ancestral", return_trajectory=True)[:, 0]
-    np.testing.assert_allclose(pictures["trajectory"][-1], to_uint8(trajectory[-1])[..., 0], atol=1)
+    flags, by_the_model = WAYS[name]
+    result = commands.call("sample", *common, *flags, "--out_dir", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    pictures = np.stack([np.asarray(Image.open(path), int) for path in sorted((tmp_path / "out").glob("*.png"))])
+    assert pictures.shape == (3, 8, 8)
+    expected = to_uint8(by_the_model(trained_model))[..., 0]
+    np.testing.assert_allclose(pictures[-len(expected) :], expected, atol=1)

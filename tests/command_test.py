@@ -53,11 +53,12 @@ def test_a_program_of_the_kit(monkeypatch, name):
         (["sampel"], 2, "tf_blurdiff: unknown command: sampel; did you mean sample?\n"),
         (["zzz"], 2, "tf_blurdiff: unknown command: zzz; expected train, distill, sample, "),
         (["client"], 2, "tf_blurdiff: client needs requests: pip install 'tf_blurdiff[serving]'\n"),
+        (["serve"], 2, "tf_blurdiff: serve needs aiohttp, grpc: pip install 'tf_blurdiff[serving]'\n"),
     ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, words, status, message):
-    find = tf_blurdiff_command.importlib.util.find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "requests" else find(name))
+    find, missing = tf_blurdiff_command.importlib.util.find_spec, ("aiohttp", "grpc", "requests")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in missing else find(name))
     with pytest.raises(SystemExit) as ended:
         became(monkeypatch, *words)
     assert ended.value.code == status and message in capsys.readouterr().err

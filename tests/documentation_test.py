@@ -209,8 +209,10 @@ def test_the_pages_benchmarks_run(trained_folder):
     "page",
     [
         "README.md",
-        "weights/README.md",
-        *(pytest.param(f"docs/{name}.md", marks=pytest.mark.slow) for name in ("families", "keras", "restoration")),
+        *(
+            pytest.param(page, marks=pytest.mark.slow)
+            for page in ("weights/README.md", "docs/families.md", "docs/keras.md", "docs/restoration.md")
+        ),
     ],
 )
 def test_a_pages_python_runs(forks, trained_run, page):

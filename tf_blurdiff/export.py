@@ -12,8 +12,9 @@ averaged weights alone, as float16: about a quarter of the run's, for apps.
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model import load_model
+from tf_blurdiff.model import find_model, load_model
 from tf_blurdiff.serving import export_keras, export_onnx, export_savedmodel, verify
+from tf_blurdiff.training import own_words
 
 FLAGS = command_line.Flags()
 _MODEL = FLAGS.shared("model")
@@ -47,7 +48,8 @@ def main() -> None:
         _refuse("savedmodel", _VERSION, _QUALITY, _RESTORATION, _KEEP)
     if _FORMAT.value == "keras":
         _refuse("savedmodel and onnx", *(FLAGS.values[name] for name in FLAGS.sampling_arguments()))
-    model = load_model(_MODEL.value, _PRECISION.value)
+    model_file = find_model(_MODEL.value)
+    model = load_model(model_file, _PRECISION.value)
     if _FORMAT.value == "onnx":
         print(f"export: {export_onnx(model, _OUT.value, **FLAGS.sampling_arguments())}")
         return
@@ -57,6 +59,8 @@ def main() -> None:
         return
     quality_steps = [_steps_or_model(word) for word in _QUALITY.value]
     more = {"quality_steps": quality_steps, "restoration": _RESTORATION.value, "keep": _KEEP.value}
+    # A licence and the like, which the user has written into the card of the run.
+    more["notes"] = own_words(model_file.parent)
     path = export_savedmodel(model, _OUT.value, _VERSION.value, **FLAGS.sampling_arguments(), **more)
     print(f"export: {path}")
 

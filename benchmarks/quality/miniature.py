@@ -6,10 +6,11 @@
 
 Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
 `evaluate` draws and scores the samples of every run of full length, `calls` those of other samplers, numbers of calls
-and predictions, the last of runs half as long, `tables` prints what is there. Each is made of calls of the package's
-own command lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve
-minutes of one core with AVX512_BF16; for all of it plan several hours of two. On a GPU, where a network as small as
-this leaves most of the card idle, --jobs 8 trains eight of them side by side, and writes what they say to RUN.log.
+and predictions, the last of runs half as long, `curves` trains and scores in turns, `tables` prints what is there. Each
+is made of calls of the package's own command lines, which it prints: the same command again goes on where it was
+stopped. A training takes about twelve minutes of one core with AVX512_BF16; for all of it plan many hours of two. On a
+GPU, where a network as small as this leaves most of the card idle, --jobs 8 trains eight of them side by side, and
+writes what they say to RUN.log.
 """
 
 import concurrent.futures
@@ -24,6 +25,7 @@ import sys
 import numpy as np
 from absl import flags
 from family_picture import family_picture
+from learning_curves import curves_table, draw_curves
 from miniature_tables import calls_table, print_rows, runs_table
 
 from tf_blurdiff import command_line
@@ -32,12 +34,13 @@ from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.errors import UserError
 
 BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
-# docs/results.md has these runs of 3,000 steps with the sampler that was the default then.
-ONCE = ("sample.sampler=multistep3",)
-TWICE = ("train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
+EPS = ("model.prediction=eps",)
+# docs/results.md has these runs of 3,000 steps with the prediction and the sampler that were the default then.
+ONCE = (*EPS, "sample.sampler=multistep3")
+TWICE = (*EPS, "train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
 HALF = ("train.steps=1500", "train.decay_steps=1500")
 PREDICTIONS = {
-    "eps": (),
+    "eps": EPS,
     "v": ("model.prediction=v",),
     **{
         f"preconditioned_{exponent:g}": ("model.prediction=preconditioned", f"model.loss_exponent={exponent:g}")
@@ -64,6 +67,13 @@ PREDICTED = {
     for family, config in {"gaussian": GAUSSIAN, "blurring": BLUR}.items()
     for name, prediction in PREDICTIONS.items()
 }
+# Their distances on the way to 3,000 steps: a line of the picture each.
+CURVES = {
+    f"{family}, {name}": (config, prediction)
+    for family, config in {"gaussian": GAUSSIAN, "blurring": BLUR}.items()
+    for name, prediction in {"eps": EPS, "preconditioned": ()}.items()
+}
+CURVE_STEPS = (500, 1000, 1500, 2000, 2500, 3000)
 # The rows of the tables, each of one run or of several that differ in the seed.
 FAMILIES = {
     "gaussian": ("gaussian", "gaussian_1", "gaussian_2"),
@@ -91,22 +101,25 @@ MANY_CALLS = {
     "ancestral": (_SAMPLED, ("ancestral",), (50, 250, 1000), 1000),
     "predictions": (tuple(PREDICTED), ("ancestral2", "multistep3"), (20,), 1000),
 }
-PARTS = ("train", "evaluate", "calls", "tables")
+PARTS = ("train", "evaluate", "calls", "curves", "tables")
 _SHOWN, _ZOOM = 36, 3
 
 _RUNS = flags.DEFINE_string("runs", "runs/miniature", "The folder of the run directories.")
 _PART = flags.DEFINE_multi_enum("part", None, PARTS, "What to do; repeatable (default: everything).")
-_ONLY = flags.DEFINE_multi_enum("only", None, [*RUNS, *PREDICTED], "These runs alone; repeatable (default: all).")
+_ONLY = flags.DEFINE_multi_enum(
+    "only", None, [*RUNS, *PREDICTED, *CURVES], "These runs alone; repeatable (default: all)."
+)
 _JOBS = flags.DEFINE_integer("jobs", 1, "Trainings side by side.", lower_bound=1)
 _DATA_ROOT = flags.DEFINE_string("data_root", None, "Where TFDS keeps its data (default: its own place).")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", 3000, "Samples of each run.", lower_bound=256)
 _NUM_REFERENCE = flags.DEFINE_integer("num_reference", 6000, "Real images, evenly spaced.", lower_bound=512)
-_OUT = flags.DEFINE_string("out", "miniature.png", "The picture.")
+_OUT = flags.DEFINE_string("out", "miniature.png", "The picture of the families.")
+_CURVES_OUT = flags.DEFINE_string("curves_out", "learning_curves.png", "The picture of the curves.")
 
 
 def main():
     """Runs the parts in their order."""
-    parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "tables": _tables}
+    parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "curves": _curves, "tables": _tables}
     for name in PARTS:
         if name in (_PART.value or PARTS):
             parts[name]()
@@ -116,17 +129,40 @@ def _train():
     if not _classifier().exists():
         _run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
     runs = RUNS | PREDICTED
+    _side_by_side(_train_run, [(name, *runs[name]) for name in _chosen(runs)])
+
+
+def _curves():
+    _side_by_side(_train_curve, [(_curve_folder(name), *CURVES[name]) for name in _chosen(CURVES)])
+
+
+def _side_by_side(do, calls):
+    pathlib.Path(_RUNS.value).mkdir(parents=True, exist_ok=True)
     pool = concurrent.futures.ThreadPoolExecutor(_JOBS.value)
     try:
-        for training in [pool.submit(_train_run, name, *runs[name]) for name in _chosen(runs)]:
-            training.result()
+        for call in [pool.submit(do, *arguments) for arguments in calls]:
+            call.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+def _train_curve(name, config, overrides):
+    """One training, stopped at each number of steps for its samples to be scored."""
+    for steps in CURVE_STEPS:
+        if _report(name, f"at_{steps}") is None:
+            _train_run(name, config, (*overrides, f"train.steps={steps}"))
+            scored = ("--metrics", "frechet,kernel", "--num_images", 1000, "--features", "efficientnet_lite0")
+            sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / f"at_{steps}")
+            way = ("--model", _folder(name) / "model.keras", "--config", config, *_data())
+            _run("evaluate", *way, *scored, *sizes, log=_log(name))
+
+
 def _train_run(name, config, overrides):
-    log = _folder(f"{name}.log") if _JOBS.value > 1 else None
-    _run("train", "--config", config, "--run_dir", _folder(name), *_data(*overrides), log=log)
+    _run("train", "--config", config, "--run_dir", _folder(name), *_data(*overrides), log=_log(name))
+
+
+def _log(name):
+    return _folder(f"{name}.log") if _JOBS.value > 1 else None
 
 
 def _evaluate():
@@ -182,11 +218,17 @@ def _tables():
     reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
     of_calls = [(name, _report(name, kind)) for kind, (names, *_) in MANY_CALLS.items() for name in _chosen(names)]
     of_calls = [(name, report) for name, report in of_calls if report]
-    if not reports and not of_calls:
+    curves = {name: reports for name in _chosen(CURVES) if (reports := _curve(name))}
+    if not reports and not of_calls and not curves:
         raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
     if of_calls:
         print("\nPredictions, samplers and calls of the network:\n")
         print_rows(calls_table(of_calls))
+    if curves:
+        print("\nFrechet distance by steps of training:\n")
+        print_rows(curves_table(curves))
+        draw_curves(curves, _CURVES_OUT.value)
+        print(f"\npicture: {_CURVES_OUT.value}")
     if reports:
         _tables_of_runs(reports)
 
@@ -199,6 +241,14 @@ def _tables_of_runs(reports):
     print("\nThe length of the training:\n")
     print_rows(runs_table(LENGTHS, reports))
     _draw(reports)
+
+
+def _curve(name):
+    return {steps: report for steps in CURVE_STEPS if (report := _report(_curve_folder(name), f"at_{steps}"))}
+
+
+def _curve_folder(name):
+    return f"curve_{name.replace(', ', '_')}"
 
 
 def _report(name, kind):

@@ -239,6 +239,7 @@ def test_full_sizes_are_measured(slowly_done):
     assert 0.0 < float(rows[0]["an image, GB"]) < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", MISTAKES)
 def test_a_mistake_is_one_message(done, line):
     result = done[line]

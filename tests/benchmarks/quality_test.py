@@ -1,6 +1,7 @@
 """The arithmetic of the benchmarks of quality: distances of images, and tables of what `evaluate` wrote."""
 
 import digits_scores
+import learning_curves
 import miniature_tables
 import numpy as np
 import perceptual
@@ -76,3 +77,15 @@ def test_ways_of_sampling_become_rows():
     titles, row = miniature_tables.calls_table([("a", a_report(1.5, {}))])
     assert titles == ["run", "samples", "sampler", "calls", "Frechet, pixels", "kernel, pixels"]
     assert row == ["a", "300", "ddim", "20", "1.5", "0.0123 ± 0.0042"]
+
+
+def test_learning_curves_become_rows_and_a_picture(tmp_path):
+    curves = {
+        "gaussian, eps": {500: a_report(80.0, {}), 1000: a_report(40.0, {})},
+        "gaussian, preconditioned": {1000: a_report(30.0, {})},
+    }
+    assert learning_curves.curves_table(curves) == [
+        ["steps", "500", "1000"], ["gaussian, eps", "80", "40"], ["gaussian, preconditioned", "", "30"],
+    ]  # fmt: skip
+    learning_curves.draw_curves(curves, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -147,6 +147,7 @@ def test_rematerialisation_changes_no_gradient(rng, in_graph, seed):
         np.testing.assert_allclose(tf.convert_to_tensor(gradient), tf.convert_to_tensor(wanted), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rematerialisation_computes_the_blocks_twice_and_only_in_training(rng):
     def convolutions(rematerialize, function):
         network = make(rematerialize=rematerialize)

@@ -51,6 +51,7 @@ def test_an_export_knows_the_names(export_dir):
     assert verify(export_dir) <= 1
 
 
+@pytest.mark.slow
 def test_an_export_without_names_has_no_such_signature(tmp_path):
     network = models.small_network(num_classes=3)
     export_dir = bd.export_savedmodel(models.randomized(models.make(network, "gaussian")), tmp_path, num_steps=3)

@@ -1,6 +1,7 @@
 """The ONNX file: the model's own images, of every family, in a process without TensorFlow."""
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -78,6 +79,9 @@ def test_shipped_digits_are_the_same_from_the_command_line(tmp_path):
     assert (result.returncode, result.stdout) == (0, "export: digits.onnx\n"), result.stderr
     images = in_onnx_runtime(tmp_path / "digits.onnx", tmp_path, seed=SEEDS)
     assert_same_images(images, bd.load_pretrained("digits").sample(SEEDS.tolist(), num_steps=4))
+    (snippet,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / "docs" / "serving.md").read_text(), re.DOTALL)
+    check = "assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8 and images.std() > 10"
+    subprocess.run([sys.executable, "-c", f"{snippet}\n{check}"], cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 12)])

@@ -156,9 +156,7 @@ def operations(export_dir):
 
 
 # The slow test has all.
-FAMILIES = [
-    ("heat_dissipation", "less_blurred", "heat"), ("cold", "x0", "cold"), ("blurring", "preconditioned", "ancestral2"),
-]  # fmt: skip
+FAMILIES = [("heat_dissipation", "less_blurred", "heat"), ("blurring", "preconditioned", "ancestral2")]
 
 
 @pytest.mark.parametrize("process, prediction, sampler", FAMILIES)
@@ -242,6 +240,7 @@ def test_a_failed_export_leaves_nothing(trained_model, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_conditional_model_is_exported_with_labels(tmp_path):
     model = models.randomized(models.make(models.small_network(num_classes=10), "gaussian", prediction="v"))
     export_dir = bd.export_savedmodel(model, tmp_path, num_steps=3)

@@ -27,7 +27,8 @@ def student():
 
 @pytest.fixture(scope="module")
 def export_dir(student, tmp_path_factory):
-    return bd.export_savedmodel(teacher(), tmp_path_factory.mktemp("served"), quality_steps=[1, student])
+    more = {"quality_steps": [1, student], "notes": "## Licence\n\nCC0, all of it."}
+    return bd.export_savedmodel(teacher(), tmp_path_factory.mktemp("served"), **more)
 
 
 def test_each_answers_with_its_own_weights_and_steps(export_dir, student):
@@ -59,6 +60,7 @@ def test_the_manifest_and_the_card_name_the_student(export_dir, student):
     assert "| images | 8x8 (height x width), grey, made from seeds |" in lines
     (process,) = (line for line in lines if line.startswith("| process |"))
     assert "CosineNoise (logsnr_min -10.0, logsnr_max 10.0)" in process
+    assert lines[-3:] == ["## Licence", "", "CC0, all of it."]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def test_a_folder_of_another_teachers_students_is_refused(distilled, small_run, 
         distill(small_run, TINY, other, **FEW)
 
 
+@pytest.mark.slow
 def test_a_student_can_be_distilled_further(distilled, small_run, tmp_path):
     model = distill(distilled / "steps_2", TINY, tmp_path, steps=1, stage_steps=10, verbose=False)
     assert (model.num_steps, model.distilled_guidance) == (1, 1.0)

@@ -28,9 +28,16 @@ def test_what_is_below_the_line_stays_and_what_is_above_is_new(tmp_path):
     text = path.read_bytes()
     assert b"20 of 20 steps" in text and b"10 of 10 steps" not in text
     assert mine in text and text.endswith(b"\r\nmine\r\n") and text.count(b"## Licence") == 1
+    words = model_card.own_words(tmp_path)
+    assert words.startswith("## Licence\n\nCC0: of the pictures, \ufffd") and words.endswith("mine")
 
 
 def test_a_page_of_the_users_own_is_left_alone(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     model_card.write_model_card(tmp_path, "a card")
     assert (tmp_path / "README.md").read_text() == "mine"
+    assert model_card.own_words(tmp_path) is None
+
+
+def test_there_are_no_words_where_nobody_wrote_any(small_run, tmp_path):
+    assert model_card.own_words(small_run) is None and model_card.own_words(tmp_path) is None

@@ -34,6 +34,7 @@ def write_assets(
     settings: SamplingSettings,
     signatures: Mapping[str, Signature],
     students: Mapping[str, DiffusionModel],
+    notes: str | None,
 ) -> None:
     """Writes all of them.
 
@@ -43,6 +44,7 @@ def write_assets(
         settings: its `samplers.SamplingSettings` for `serving_default`.
         signatures: name -> `signatures.Signature`.
         students: name of a signature -> the distilled model that answers it.
+        notes: Markdown for the end of the card, or None.
     """
     (folder / KNOWN).mkdir(parents=True)
     examples = {name: {key: i.example for key, i in entry.inputs.items()} for name, entry in signatures.items()}
@@ -55,7 +57,7 @@ def write_assets(
         np.savez(folder / KNOWN / f"{name}.npz", **arrays)
     manifest = _manifest(model, settings, signatures, students, known["serving_default"])
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    (folder / CARD).write_text(export_card(model, settings, signatures, students))
+    (folder / CARD).write_text(export_card(model, settings, signatures, students, notes))
 
 
 def write_warmup(path: str | os.PathLike, examples: Mapping[str, Mapping[str, np.ndarray]]) -> None:

@@ -10,12 +10,18 @@ from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.serving.signatures import Signature
 
+_NOTES = """## Licence, and what it is for
+
+To be filled in: of the pictures that were learned from, and of these weights. The images are of the kind that was
+learned from, with its gaps and faults."""
+
 
 def export_card(
     model: DiffusionModel,
     settings: SamplingSettings,
     signatures: Mapping[str, Signature],
     students: Mapping[str, DiffusionModel],
+    notes: str | None,
 ) -> str:
     """The card as Markdown; the arguments are those of `assets.write_assets`."""
     height, width, channels = model.image_shape
@@ -45,10 +51,7 @@ manifest.json says of each input what it means and what is allowed; known/ has i
 
 To be filled in: what `tf_blurdiff evaluate` says, of how many images.
 
-## Licence, and what it is for
-
-To be filled in: of the pictures that were learned from, and of these weights. The images are of the kind that was
-learned from, with its gaps and faults.
+{notes or _NOTES}
 """
 
 

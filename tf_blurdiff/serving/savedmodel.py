@@ -48,6 +48,7 @@ def export_savedmodel(
     quality_steps: Collection[int | DiffusionModel] = (),
     restoration: bool = False,
     keep: int | None = None,
+    notes: str | None = None,
 ) -> pathlib.Path:
     """Writes `<base_dir>/<version>/`, complete or not at all, for TF Serving.
 
@@ -67,6 +68,7 @@ def export_savedmodel(
         restoration: whether there are signatures that take images: `image_to_image`, of a strength for each row, and,
             with the methods of `DiffusionModel`, `deblur`, `super_resolution` (to twice the size) and `inpaint`.
         keep: how many of the newest versions to leave in the folder, this one among them; None leaves all.
+        notes: Markdown for the end of the export's card, such as a licence; None leaves headings to be filled in.
 
     Returns:
         The path of the export.
@@ -103,7 +105,8 @@ def export_savedmodel(
             traced = {name: signature.function for name, signature in signatures.items()}
             tf.saved_model.save(served, str(temporary), signatures=traced)
             students = {f"steps_{own.num_steps}": other for other, own in qualities if other is not model}
-            export_assets.write_assets(temporary / export_assets.FOLDER, model, settings, signatures, students)
+            assets = temporary / export_assets.FOLDER
+            export_assets.write_assets(assets, model, settings, signatures, students, notes)
             os.rename(temporary, final)
             if keep is not None:
                 _remove_all_but(keep, base_dir)

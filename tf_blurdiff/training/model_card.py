@@ -42,6 +42,14 @@ def write_model_card(run_dir: pathlib.Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(f"{text}\n".encode() + line + yours))
 
 
+def own_words(run_dir: pathlib.Path) -> str | None:
+    """What the user has written below the line of a run's card; None if there is no card, or all is to be filled in."""
+    path = run_dir / NAME
+    content = path.read_bytes() if path.is_file() else b""
+    _, _, yours = content.partition(_LINE.encode())
+    return None if yours.strip() in (b"", _YOURS.strip().encode()) else yours.decode("utf-8", "replace").strip()
+
+
 def model_card(
     run_dir: pathlib.Path, config: Config, model: DiffusionModel, images: Images, step: int, losses: dict[str, float]
 ) -> str:
