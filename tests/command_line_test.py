@@ -324,7 +324,7 @@ def test_export_and_verify(trained_run, tmp_path):
     result = commands.call("export", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "export: served/1" in result.stdout
-    assert (tmp_path / "served" / "1" / "assets.extra" / "README.md").read_text().endswith("\n\nCC0, both.\n")
+    assert (tmp_path / "served" / "1" / "assets.extra" / "README.md").read_text().endswith("\nCC0, both.\n")
     result = commands.call("export", "--verify", "served/1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "served/1 is sound" in result.stdout
