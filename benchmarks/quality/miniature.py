@@ -13,20 +13,15 @@ GPU, where a network as small as this leaves most of the card idle, --jobs 8 tra
 writes what they say to RUN.log.
 """
 
-import concurrent.futures
-import contextlib
 import json
-import os
 import pathlib
-import shlex
-import subprocess
-import sys
 
 import numpy as np
 from absl import flags
 from family_picture import family_picture
 from learning_curves import curves_table, draw_curves
 from miniature_tables import calls_table, print_rows, runs_table
+from trainings import overrides, run, side_by_side
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config.loading import build_images, load_config
@@ -127,38 +122,29 @@ def main():
 
 def _train():
     if not _classifier().exists():
-        _run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
+        run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
     runs = RUNS | PREDICTED
-    _side_by_side(_train_run, [(name, *runs[name]) for name in _chosen(runs)])
+    side_by_side(_train_run, [(name, *runs[name]) for name in _chosen(runs)], _JOBS.value)
 
 
 def _curves():
-    _side_by_side(_train_curve, [(_curve_folder(name), *CURVES[name]) for name in _chosen(CURVES)])
-
-
-def _side_by_side(do, calls):
     pathlib.Path(_RUNS.value).mkdir(parents=True, exist_ok=True)
-    pool = concurrent.futures.ThreadPoolExecutor(_JOBS.value)
-    try:
-        for call in [pool.submit(do, *arguments) for arguments in calls]:
-            call.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+    side_by_side(_train_curve, [(_curve_folder(name), *CURVES[name]) for name in _chosen(CURVES)], _JOBS.value)
 
 
-def _train_curve(name, config, overrides):
+def _train_curve(name, config, settings):
     """One training, stopped at each number of steps for its samples to be scored."""
     for steps in CURVE_STEPS:
         if _report(name, f"at_{steps}") is None:
-            _train_run(name, config, (*overrides, f"train.steps={steps}"))
+            _train_run(name, config, (*settings, f"train.steps={steps}"))
             scored = ("--metrics", "frechet,kernel", "--num_images", 1000, "--features", "efficientnet_lite0")
             sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / f"at_{steps}")
             way = ("--model", _folder(name) / "model.keras", "--config", config, *_data())
-            _run("evaluate", *way, *scored, *sizes, log=_log(name))
+            run("evaluate", *way, *scored, *sizes, log=_log(name))
 
 
-def _train_run(name, config, overrides):
-    _run("train", "--config", config, "--run_dir", _folder(name), *_data(*overrides), log=_log(name))
+def _train_run(name, config, settings):
+    run("train", "--config", config, "--run_dir", _folder(name), *_data(*settings), log=_log(name))
 
 
 def _log(name):
@@ -167,7 +153,7 @@ def _log(name):
 
 def _evaluate():
     for name in _chosen(RUNS):
-        _run("evaluate", *_evaluation(name, "report"), "--num_images", _NUM_IMAGES.value)
+        run("evaluate", *_evaluation(name, "report"), "--num_images", _NUM_IMAGES.value)
 
 
 def _calls():
@@ -176,7 +162,7 @@ def _calls():
             ways = [("--sampler", sampler) for sampler in samplers] + [("--num_steps", number) for number in calls]
             flat = [each for way in ways for each in way]
             metrics = ("--metrics", "frechet,kernel", "--num_images", num_images)
-            _run("evaluate", *_evaluation(name, kind), *metrics, *flat)
+            run("evaluate", *_evaluation(name, kind), *metrics, *flat)
 
 
 def _evaluation(name, kind):
@@ -185,21 +171,8 @@ def _evaluation(name, kind):
     return "--model", _folder(name) / "model.keras", "--config", BLUR, *_data(), *features, *sizes
 
 
-def _run(program, *arguments, log=None):
-    command = [sys.executable, "-m", f"tf_blurdiff.{program}", *map(str, arguments)]
-    print("$", shlex.join(["python", *command[1:]]), flush=True)
-    with open(log, "a") if log else contextlib.nullcontext() as output:
-        # Trainings that share a GPU take of its memory what they need.
-        environment = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", **os.environ}
-        status = subprocess.run(command, stdout=output, stderr=output, env=environment).returncode
-    if status:
-        said = f", see {log}" if log else ""
-        raise UserError(f"{program} ended with status {status}{said}; the same command again goes on")
-
-
-def _data(*overrides):
-    root = () if _DATA_ROOT.value is None else (f"data.root={_DATA_ROOT.value}",)
-    return [each for override in (*overrides, *root) for each in ("--set", override)]
+def _data(*settings):
+    return overrides((*settings, *(() if _DATA_ROOT.value is None else (f"data.root={_DATA_ROOT.value}",))))
 
 
 def _chosen(names):

@@ -116,6 +116,14 @@ def test_restoration_has_a_column_for_each_feature_network(slowly_done, folder):
 
 
 @pytest.mark.slow
+def test_trainings_of_a_prediction_become_a_row(slowly_done, folder):
+    (row,) = tables(slowly_done["predictions"])[0]
+    assert (row["family"], row["prediction"], row["trainings"]) == ("blurring", "v", "2")
+    assert row["ancestral2"].count(" ± ") == 2 and float(row["multistep3"].split()[0]) > 1.0
+    assert len(list((folder / "predictions").glob("blurring_v_*/model.keras"))) == 2
+
+
+@pytest.mark.slow
 def test_a_folder_of_patches_is_cut_damaged_and_read(slowly_done, folder):
     (rows,) = tables(slowly_done["image_folder"])
     assert [row["cache_gb"] for row in rows] == ["0"]
@@ -156,6 +164,10 @@ def slowly_done(folder):
         "pipeline": [
             "data/pipeline", "--sizes=8x8x1,4x6x3", "--rounds=1", "--seconds=0", "--megabytes=1", "--num_files=10",
             "--batch_size=16",
+        ],
+        "predictions": [
+            "quality/digits_predictions", "--runs=predictions", "--only=blurring, v", "--seeds=2", "--steps=4",
+            "--num_images=36", "--jobs=2",
         ],
         "solvers": [*digits, "--part=solvers"],
         "precision": [*digits, "--part=precision"],
