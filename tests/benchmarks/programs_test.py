@@ -166,7 +166,7 @@ def slowly_done(folder):
             "--batch_size=16",
         ],
         "predictions": [
-            "quality/digits_predictions", "--runs=predictions", "--only=blurring, v", "--seeds=2", "--steps=4",
+            "quality/digits_predictions", "--runs=predictions", "--only=blurring, v", "--seeds=2", "--steps=102",
             "--num_images=36", "--jobs=2",
         ],
         "solvers": [*digits, "--part=solvers"],
