@@ -79,15 +79,17 @@ def test_a_compiled_draw_is_the_same(draw, tolerance, two_replicas):
 CLUSTERED = """
 import keras, numpy as np, tensorflow as tf
 from tests.support.models import images, make, randomized
+from tf_blurdiff.data import open_images, training_batches
 from tf_blurdiff.model import learning
 model = randomized(make())
+batch = next(iter(training_batches(open_images("digits", 8, 1), 32, seed=0, flip=True)))
 draw = lambda x: learning._drawn_time_and_noise(model, tf.constant([0, 1], tf.int64), x)
 drawn = *tf.function(draw, autograph=False)(images(8)), model.sample(range(4), num_steps=3)
 rng = np.random.default_rng(0)
 model.network.set_weights([0.1 * rng.normal(size=weight.shape) for weight in model.network.get_weights()])
 model.compile(keras.optimizers.SGD(0.1))
 model.fit(images(32), batch_size=8, shuffle=False, verbose=0)
-np.savez("drawn.npz", *drawn, *model.network.get_weights())
+np.savez("drawn.npz", batch, *drawn, *model.network.get_weights())
 """
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -66,6 +67,24 @@ def may_be_clustered() -> bool:
     """
     chosen = re.findall(r"tf_xla_auto_jit=(\S+)", os.environ.get("TF_XLA_FLAGS", ""))
     return bool(tf.config.optimizer.get_jit()) or bool(chosen and chosen[-1] not in ("0", "-1"))
+
+
+def never_clustered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, of which TensorFlow gives nothing to XLA by itself: what works on shapes that are not known.
+
+    Example:
+        >>> int(never_clustered(lambda x: x + 1)(tf.constant(1)))
+        2
+    """
+
+    @functools.wraps(function)
+    def apart(*arguments):
+        if tf.executing_eagerly():
+            return function(*arguments)
+        with tf.xla.experimental.jit_scope(compile_ops=False):
+            return function(*arguments)
+
+    return apart
 
 
 def is_compiling() -> bool:

@@ -7,6 +7,7 @@ import math
 
 import tensorflow as tf
 
+from tf_blurdiff.compilation import never_clustered
 from tf_blurdiff.data.images import Images, untuned
 from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.pixels import to_unit_range
@@ -77,6 +78,7 @@ def training_batches(
     def drawn(steps, replicas, sequence, *size):
         """Numbers in [0, 1) for each row of these shares, `[K * B, *size]`."""
 
+        @never_clustered
         def of_share(share):
             # The whole batch's are drawn, whoever needs them.
             step, replica = share
@@ -86,6 +88,7 @@ def training_batches(
         shares = tf.map_fn(of_share, (steps, replicas), fn_output_signature=tf.TensorSpec([rows, *size]))
         return tf.reshape(shares, [-1, *size])
 
+    @never_clustered
     def load(steps, replicas, indices):
         indices = tf.reshape(indices, [-1])
         offsets = None
@@ -146,12 +149,14 @@ def _chunks(images, batch_size, seed, start_step, replicas, num_replicas, most_s
     steps_per_epoch, rows, own = images.num_images // batch_size, batch_size // num_replicas, len(replicas)
     first_epoch, skipped_steps = divmod(start_step, steps_per_epoch)
 
+    @never_clustered
     def order(epoch):
         everything = tf.range(images.num_images, dtype=tf.int64)
         order = tf.random.experimental.stateless_shuffle(everything, fold([seed, _ORDER], epoch), alg="philox")
         batches = tf.reshape(order[: steps_per_epoch * batch_size], (steps_per_epoch, num_replicas, rows))
         return epoch, batches[:, replicas.start : replicas.stop]
 
+    @never_clustered
     def chunks(epoch, indices):
         first = tf.where(epoch == first_epoch, tf.constant(skipped_steps, tf.int64), 0)
         steps = tf.range(first, steps_per_epoch, dtype=tf.int64)
