@@ -68,7 +68,7 @@ CURVES = {
     for family, config in {"gaussian": GAUSSIAN, "blurring": BLUR}.items()
     for name, prediction in {"eps": EPS, "preconditioned": ()}.items()
 }
-CURVE_STEPS = (500, 1000, 1500, 2000, 2500, 3000)
+CURVE_STEPS = (500, 1000, 2000, 3000)
 # The rows of the tables, each of one run or of several that differ in the seed.
 FAMILIES = {
     "gaussian": ("gaussian", "gaussian_1", "gaussian_2"),
