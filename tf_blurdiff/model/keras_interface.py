@@ -16,13 +16,6 @@ from tf_blurdiff.model.arguments import check_call
 from tf_blurdiff.model.averages import Averages
 
 
-class _MeanLoss(keras.metrics.Mean):
-    """A mean that is no number where every step was skipped: 0 would be taken for the best there is."""
-
-    def result(self) -> Any:
-        return ops.where(self.count > 0, super().result(), float("nan"))
-
-
 class KerasInterface(keras.Model):
     """The base of `DiffusionModel`.
 
@@ -47,7 +40,7 @@ class KerasInterface(keras.Model):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.compiling = "auto"
-        self.loss_tracker = _MeanLoss(name="loss", dtype="float32")
+        self.loss_tracker = keras.metrics.Mean(name="loss", dtype="float32")
         self._traced_for: list[int] = []
 
     def check_statistics(self) -> None:
