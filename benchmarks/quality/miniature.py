@@ -191,7 +191,7 @@ def _tables():
     reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
     of_calls = [(name, _report(name, kind)) for kind, (names, *_) in MANY_CALLS.items() for name in _chosen(names)]
     of_calls = [(name, report) for name, report in of_calls if report]
-    curves = {name: reports for name in _chosen(CURVES) if (reports := _curve(name))}
+    curves = {name: curve for name in _chosen(CURVES) if (curve := _curve(name))}
     if not reports and not of_calls and not curves:
         raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
     if of_calls:
