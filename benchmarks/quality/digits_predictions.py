@@ -45,10 +45,13 @@ def main():
     pathlib.Path(_RUNS.value).mkdir(parents=True, exist_ok=True)
     kinds = [KINDS[name] for name in _ONLY.value or KINDS]
     side_by_side(_train, [(*kind, seed) for seed in range(_SEEDS.value) for kind in kinds], _JOBS.value)
-    scores = Scores()
-    rows = [("family", "prediction", "trainings", *SAMPLERS)]
-    rows += [(*kind, str(_SEEDS.value), *_cells(scores, *kind)) for kind in kinds]
-    print_rows(rows)
+    print_rows(_rows(Scores(), kinds))
+
+
+def _rows(scores, kinds):
+    yield "family", "prediction", "trainings", *SAMPLERS
+    for kind in kinds:
+        yield *kind, str(_SEEDS.value), *_cells(scores, *kind)
 
 
 def _train(family, name, seed):

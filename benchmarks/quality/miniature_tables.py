@@ -47,10 +47,11 @@ def calls_table(reports):
 
 
 def print_rows(table):
-    """Prints a table as Markdown."""
-    titles, *rows = table
-    for row in (titles, ["---"] * len(titles), *rows):
+    """Prints a table as Markdown, each row as soon as it is there."""
+    for number, row in enumerate(table):
         print(f"| {' | '.join(row)} |", flush=True)
+        if not number:
+            print("|" + " --- |" * len(row), flush=True)
 
 
 def mean_and_deviation(values):
