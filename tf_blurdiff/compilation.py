@@ -70,17 +70,18 @@ def may_be_clustered() -> bool:
 
 
 def never_clustered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, of which TensorFlow gives nothing to XLA by itself: what works on shapes that are not known.
+    """The function, of which TensorFlow gives nothing to XLA by itself; called while another is traced.
+
+    For what works on shapes that are not known, or draws with TensorFlow's own Philox. What is traced within, such as
+    the body of a loop, is a function of its own, and wants the same.
 
     Example:
-        >>> int(never_clustered(lambda x: x + 1)(tf.constant(1)))
+        >>> int(tf.function(never_clustered(lambda x: x + 1))(tf.constant(1)))
         2
     """
 
     @functools.wraps(function)
     def apart(*arguments):
-        if tf.executing_eagerly():
-            return function(*arguments)
         with tf.xla.experimental.jit_scope(compile_ops=False):
             return function(*arguments)
 

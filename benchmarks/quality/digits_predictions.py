@@ -1,4 +1,4 @@
-"""What the network of the digits had best predict: eps, v, or preconditioned with several weights of its loss.
+"""What the network of the digits had best predict: eps, v, or preconditioned with several exponents of its loss.
 
     python benchmarks/quality/digits_predictions.py --runs runs/predictions --seeds 3 --jobs 2
 
@@ -14,20 +14,12 @@ import numpy as np
 from absl import flags
 from digits_scores import Scores
 from miniature_tables import mean_and_deviation, print_rows
-from trainings import overrides, run, side_by_side
+from trainings import PREDICTIONS, overrides, run, side_by_side
 
 import tf_blurdiff as bd
 from tf_blurdiff import command_line
 
 CONFIGS = {"gaussian": "digits_gaussian.yaml", "blurring": "digits.yaml"}
-PREDICTIONS = {
-    "eps": ("model.prediction=eps",),
-    "v": ("model.prediction=v",),
-    **{
-        f"preconditioned, loss_exponent {exponent:g}": (f"model.loss_exponent={exponent:g}",)
-        for exponent in (0, 0.25, 0.5, 1)
-    },
-}
 KINDS = {f"{family}, {name}": (family, name) for family in CONFIGS for name in PREDICTIONS}
 SAMPLERS = ("ancestral2", "multistep3")
 _CALLS = 20
@@ -61,7 +53,7 @@ def _train(family, name, seed):
 
 
 def _run_dir(family, name, seed):
-    return pathlib.Path(_RUNS.value) / f"{family}_{name.replace(', loss_exponent ', '_')}_{seed}"
+    return pathlib.Path(_RUNS.value) / f"{family}_{name}_{seed}"
 
 
 def _cells(scores, family, name):

@@ -21,7 +21,7 @@ from absl import flags
 from family_picture import family_picture
 from learning_curves import curves_table, draw_curves
 from miniature_tables import calls_table, print_rows, runs_table
-from trainings import overrides, run, side_by_side
+from trainings import EPS, PREDICTIONS, overrides, run, side_by_side
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config.loading import build_images, load_config
@@ -29,19 +29,10 @@ from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.errors import UserError
 
 BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
-EPS = ("model.prediction=eps",)
 # docs/results.md has these runs of 3,000 steps with the prediction and the sampler that were the default then.
 ONCE = (*EPS, "sample.sampler=multistep3")
 TWICE = (*EPS, "train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
 HALF = ("train.steps=1500", "train.decay_steps=1500")
-PREDICTIONS = {
-    "eps": EPS,
-    "v": ("model.prediction=v",),
-    **{
-        f"preconditioned_{exponent:g}": ("model.prediction=preconditioned", f"model.loss_exponent={exponent:g}")
-        for exponent in (0, 0.25, 0.5, 1)
-    },
-}
 RUNS = {
     "gaussian": (GAUSSIAN, ONCE),
     "blurring": (BLUR, ONCE),

@@ -9,6 +9,17 @@ import sys
 
 from tf_blurdiff.errors import UserError
 
+EPS = ("model.prediction=eps",)
+# Overrides of a config, by the name of what the network predicts.
+PREDICTIONS = {
+    "eps": EPS,
+    "v": ("model.prediction=v",),
+    **{
+        f"preconditioned_{exponent:g}": ("model.prediction=preconditioned", f"model.loss_exponent={exponent:g}")
+        for exponent in (0, 0.25, 0.5, 1)
+    },
+}
+
 
 def run(command, *arguments, log=None):
     """Runs `python -m tf_blurdiff.COMMAND`, which it prints; what that says goes to the file log, if there is one.
