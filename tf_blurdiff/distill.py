@@ -8,6 +8,7 @@ samples in its own number of steps alone. docs/distillation.md says what it is a
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config import load_config
+from tf_blurdiff.model import DISTILLATION_GRIDS
 from tf_blurdiff.training import distill
 
 FLAGS = command_line.Flags()
@@ -17,9 +18,10 @@ FLAGS.shared("imports")
 _RUN_DIR = FLAGS.string("run_dir", None, "Where the run is kept.", required=True)
 _STEPS = FLAGS.integer("steps", 4, "Of the last student, a power of two.")
 _GUIDANCE_SCALE = FLAGS.float("guidance_scale", 1.0, "Of the teacher; the student has it built in.")
-_STAGE_STEPS = FLAGS.integer("stage_steps", 1500, "Optimizer steps of each halving.")
-_LEARNING_RATE = FLAGS.float("learning_rate", 5e-4, "Of each halving; it falls to 0 as a cosine.")
-_TEACHER_STEPS = FLAGS.integer("teacher_steps", None, "To start from (default: the model's own, or a little more).")
+_STAGE_STEPS = FLAGS.integer("stage_steps", 1500, "Optimizer steps of each stage.")
+_LEARNING_RATE = FLAGS.float("learning_rate", 5e-4, "Of each stage; it falls to 0 as a cosine.")
+_TEACHER_STEPS = FLAGS.integer("teacher_steps", None, "To start from, four for one (default: twice the model's own).")
+_GRID = FLAGS.enum("grid", None, DISTILLATION_GRIDS, "Of the steps (default: uniform, or a student's own).")
 _SET = FLAGS.shared("set")
 
 
@@ -34,6 +36,7 @@ def main() -> None:
         stage_steps=_STAGE_STEPS.value,
         peak_learning_rate=_LEARNING_RATE.value,
         teacher_steps=_TEACHER_STEPS.value,
+        grid=_GRID.value,
     )
 
 

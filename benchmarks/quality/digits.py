@@ -122,7 +122,8 @@ def classifier(scores, model, count):
     real = {name: sure_share(judge, scores.half(1)[0]) for name, judge in judges.items()}
     print("sure of the real digits' other half:", ", ".join(f"{name} {share:.3f}" for name, share in real.items()))
     yield "sampler", "calls", "eta", *_DISTANCES, *judges, "rarest class"
-    for sampler, calls, eta in CLASSIFIED:
+    ways = CLASSIFIED if model.distilled_guidance is None else ((model.sampler, model.num_steps, 0.0),)
+    for sampler, calls, eta in ways:
         samples = model.sample(range(count), num_steps=calls, sampler=sampler, eta=eta)
         vectors = flat(samples)
         rarest = np.bincount(judges["logistic regression"].predict(vectors), minlength=10).min() / count

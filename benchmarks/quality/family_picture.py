@@ -1,4 +1,4 @@
-"""Sheets of images side by side under their names, as one picture."""
+"""Sheets of images under their names, three side by side, as one picture."""
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw
 from tf_blurdiff.data.pictures import image_grid
 
 _MARGIN = 24
+_COLUMNS = 3  # Wider pictures are shrunk where they are read.
 
 
 def family_picture(sheets, zoom):
@@ -16,12 +17,14 @@ def family_picture(sheets, zoom):
         zoom: how many pixels wide a pixel is shown.
     """
     grids = {name: image_grid(_enlarged(images, zoom))[:, :, 0] for name, images in sheets.items()}
-    height, width = next(iter(grids.values())).shape
-    picture = Image.new("L", (len(grids) * (width + _MARGIN) - _MARGIN, height + _MARGIN), 255)
+    height, width = (side + _MARGIN for side in next(iter(grids.values())).shape)
+    columns, rows = min(len(grids), _COLUMNS), -(-len(grids) // _COLUMNS)
+    picture = Image.new("L", (columns * width - _MARGIN, rows * height), 255)
     for number, (name, grid) in enumerate(grids.items()):
-        left = number * (width + _MARGIN)
-        ImageDraw.Draw(picture).text((left + 4, 6), name, fill=0)
-        picture.paste(Image.fromarray(np.ascontiguousarray(grid)), (left, _MARGIN))
+        row, column = divmod(number, _COLUMNS)
+        left, top = column * width, row * height
+        ImageDraw.Draw(picture).text((left + 4, top + 2), name, fill=0, font_size=16)
+        picture.paste(Image.fromarray(np.ascontiguousarray(grid)), (left, top + _MARGIN))
     return picture
 
 

@@ -80,6 +80,8 @@ LENGTHS = {
     "gaussian, 6,000 steps": ("gaussian_long",),
     "blurring, 6,000 steps": ("blurring_long",),
 }
+# Whose samples the picture has where they are there: the families' runs predict eps.
+PICTURED = {family: f"{family}, preconditioned" for family in ("gaussian", "blurring")}
 # The evaluations of `calls`: runs, samplers, calls of the network and number of images.
 _SAMPLED = ("blurring", "gaussian", "blurring_long")
 MANY_CALLS = {
@@ -224,8 +226,9 @@ def _draw(reports):
     images = build_images(load_config(BLUR, _data()[1::2]))
     sheets = {"real": images.read(np.linspace(0, images.num_images - 1, _SHOWN).astype(int))}
     for family, (name, *_) in FAMILIES.items():
-        if name in reports:
-            folder = pathlib.Path(reports[name]["models"][0]["folder"])
+        curve = _curve(PICTURED[family]) if family in PICTURED else {}
+        if report := curve.get(CURVE_STEPS[-1], reports.get(name)):
+            folder = pathlib.Path(report["models"][0]["folder"])
             paths = [folder / f"seed_{seed}.png" for seed in range(_SHOWN)]
             sheets[family] = np.stack([read_image(path, images.image_shape) for path in paths])
     family_picture(sheets, _ZOOM).save(_OUT.value)

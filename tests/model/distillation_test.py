@@ -1,5 +1,6 @@
-"""What a student learns: the image with which one step lands where two steps of its teacher do."""
+"""What a student learns: the image with which one step lands where several steps of its teacher do."""
 
+import itertools
 import types
 
 import numpy as np
@@ -64,15 +65,19 @@ def exact_step(process, z_freq, t, s):
 
 
 @every_process
-@pytest.mark.parametrize("num_steps", [1, 4])
-def test_a_student_that_is_right_lands_where_two_exact_steps_do(rng, process, num_steps):
-    lesson = Lesson(exact_teacher(process), num_steps)
-    times = np.linspace(1.0, 0.0, 2 * num_steps + 1)
+@pytest.mark.parametrize("num_steps, steps_in_one", [(1, 2), (4, 2), (2, 4)])
+@pytest.mark.parametrize("grid, power", [("uniform", 1), ("quadratic", 2)])
+def test_a_student_that_is_right_lands_where_the_exact_steps_do(rng, process, num_steps, steps_in_one, grid, power):
+    lesson = Lesson(exact_teacher(process), num_steps, steps_in_one, grid=grid)
+    times = np.linspace(1.0, 0.0, steps_in_one * num_steps + 1) ** power
     z_freq = rng.normal(size=(num_steps, *SIZE, 1)).astype("float32")
-    images = lesson.image(tf.constant(z_freq), tf.constant(times[:-1:2], tf.float32))
-    for row, (t, middle, s) in enumerate(zip(times[:-1:2], times[1::2], times[2::2])):
-        landing = exact_step(process, exact_step(process, z_freq[row : row + 1], t, middle), middle, s)
-        at_t, at_s = marginal(process, t), marginal(process, s)
+    images = lesson.image(tf.constant(z_freq), tf.constant(times[:-1:steps_in_one], tf.float32))
+    for row in range(num_steps):
+        own = times[row * steps_in_one :][: steps_in_one + 1]
+        landing = z_freq[row : row + 1]
+        for t, s in itertools.pairwise(own):
+            landing = exact_step(process, landing, t, s)
+        at_t, at_s = marginal(process, own[0]), marginal(process, own[-1])
         image = images[row : row + 1]
         eps_freq = eps_from_x0(image, z_freq[row : row + 1], at_t)
         np.testing.assert_allclose(at_s.alpha * image + at_s.sigma * eps_freq, landing, atol=2e-5)
@@ -90,7 +95,7 @@ def test_a_guided_teacher_teaches_where_it_goes_itself(scale):
     labels = np.array([0, 1, 2])
     how = {"labels": labels, "guidance_scale": scale, "sampler": "ddim", "num_steps": 2, "grid": "uniform"}
     start, _, end = (tf.constant(bd.dct2(z)) for z in model.sample(range(3), return_trajectory=True, **how))
-    image = Lesson(model, 1, scale).image(start, tf.ones([3]), tf.constant(labels))
+    image = Lesson(model, 1, guidance_scale=scale).image(start, tf.ones([3]), tf.constant(labels))
     at_t, at_s = marginal(model.process, 1.0), marginal(model.process, 0.0)
     landing = at_s.alpha * image + at_s.sigma * eps_from_x0(image, start, at_t)
     np.testing.assert_allclose(landing, end, atol=1e-4)
@@ -98,16 +103,16 @@ def test_a_guided_teacher_teaches_where_it_goes_itself(scale):
 
 @pytest.fixture(scope="module")
 def student():
-    settings = {"sampler": "ddim", "num_steps": 4, "grid": "uniform", "distilled_guidance": 2.0}
+    settings = {"sampler": "ddim", "num_steps": 4, "grid": "quadratic", "distilled_guidance": 2.0}
     return randomized(make(small_network(num_classes=3), label_dropout=0.1, **settings))
 
 
 @pytest.mark.parametrize(
     "asked, message",
     [
-        ({"num_steps": 5}, "distilled for 4 steps of ddim on the grid uniform: num_steps must be 4"),
+        ({"num_steps": 5}, "distilled for 4 steps of ddim on the grid quadratic: num_steps must be 4"),
         ({"sampler": "ancestral"}, "sampler must be ddim"),
-        ({"grid": "quadratic"}, "grid must be uniform"),
+        ({"grid": "uniform"}, "grid must be quadratic"),
         ({"eta": 0.5}, "distilled for steps without noise: eta must be 0. Received: 0.5"),
         ({"guidance_scale": 3.0}, "distilled at guidance scale 2, which is in its weights"),
     ],
@@ -124,9 +129,10 @@ def test_a_student_samples_restores_and_is_saved_as_any_model(student, tmp_path)
     np.testing.assert_allclose(loaded.sample([0, 1], labels=[0, 1]), images, atol=1e-6)
     assert loaded.distilled_guidance == 2.0 and loaded.averaged().distilled_guidance == 2.0
     assert student.deblur(images, 1.0, labels=[0, 1]).shape == images.shape
-    # From the second of its four steps on, and no time of its own between them.
-    trajectory = student.sample([0, 1], labels=[0, 1], images=images, strength=0.4, return_trajectory=True)
-    assert len(trajectory) == 3
+    # From the nearest of its times on, 0.5625 or 0.25, and no other between them.
+    for strength, num_states in ((0.45, 4), (0.4, 3)):
+        how = {"images": images, "strength": strength, "return_trajectory": True}
+        assert len(student.sample([0, 1], labels=[0, 1], **how)) == num_states
 
 
 def test_a_student_bounds_no_likelihood(student):

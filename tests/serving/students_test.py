@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tf_blurdiff as bd
 from tests.support.models import make, randomized, small_network
-from tf_blurdiff.data.pixels import to_uint8
+from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.serving.verification import verify
 
@@ -21,7 +21,7 @@ def teacher(num_classes=3):
 
 @pytest.fixture(scope="module")
 def student():
-    as_distilled = {"sampler": "ddim", "num_steps": 4, "grid": "uniform", "distilled_guidance": 2.0}
+    as_distilled = {"sampler": "ddim", "num_steps": 4, "grid": "quadratic", "distilled_guidance": 2.0}
     return randomized(make(small_network(num_classes=3), "gaussian", label_dropout=0.1, **as_distilled), seed=1)
 
 
@@ -41,6 +41,18 @@ def test_each_answers_with_its_own_weights_and_steps(export_dir, student):
         np.testing.assert_allclose(actual.numpy().astype(int), expected.astype(int), atol=1)
     assert np.abs(by_the_student.numpy().astype(int) - by_the_teacher.numpy()).max() > 5
     assert set(signatures["steps_1"].structured_input_signature[1]) == {"seed", "label", "guidance_scale"}
+
+
+def test_a_student_changes_images_by_its_own_steps(student, tmp_path, rng):
+    signatures = tf.saved_model.load(str(bd.export_savedmodel(student, tmp_path, restoration=True))).signatures
+    pixels, strengths = rng.integers(0, 256, (3, 8, 8, 1), "uint8"), (0.1, 0.5, 1.0)
+    rows = {"seed": tf.constant([3, 8, 9], tf.int64), "label": tf.constant([0, 2, 1], tf.int64)}
+    actual = signatures["image_to_image"](image=tf.constant(pixels), strength=tf.constant(strengths), **rows)["image"]
+    for row, strength in enumerate(strengths):
+        seeds, labels = ([int(value[row])] for value in rows.values())
+        start = to_unit_range(pixels[row : row + 1]).numpy()
+        expected = to_uint8(student.sample(seeds, labels=labels, images=start, strength=strength)).numpy()
+        np.testing.assert_allclose(actual[row].numpy().astype(int), expected[0].astype(int), atol=1)
 
 
 @pytest.mark.slow

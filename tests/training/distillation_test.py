@@ -21,7 +21,7 @@ from tf_blurdiff.training import loop as training
 pytestmark = pytest.mark.usefixtures("small_network")
 
 LARGER = ["data.image_size=16", "network.attention_resolutions=[]"]
-FEW = {"steps": 1, "teacher_steps": 4, "stage_steps": 20, "verbose": False}
+FEW = {"steps": 1, "teacher_steps": 8, "stage_steps": 20, "verbose": False}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_an_interruption_anywhere_changes_nothing(distilled, small_run, tmp_path
 def start_distilling(small_run, run_dir):
     """Three stages in a process of its own."""
     what = ["--model", small_run, "--config", "digits.yaml", "--run_dir", run_dir, *commands.overrides(commands.TINY)]
-    how = ["--teacher_steps", 8, "--steps", 1, "--stage_steps", 20]
+    how = ["--teacher_steps", 16, "--steps", 1, "--stage_steps", 20]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(commands.command("distill", *what, *how), env=environment(), **pipes)
 
@@ -115,14 +115,29 @@ def test_a_folder_of_another_teachers_students_is_refused(distilled, small_run, 
     other = shutil.copytree(distilled, tmp_path / "run")
     lesson = other / "steps_2" / "lesson.json"
     lesson.write_text(json.dumps({**json.loads(lesson.read_text()), "teacher": "another"}))
-    with pytest.raises(UserError, match="was begun with another teacher or guidance scale"):
+    with pytest.raises(UserError, match="was begun with another teacher, its steps or guidance scale"):
         distill(small_run, TINY, other, **FEW)
 
 
 @pytest.mark.slow
 def test_a_student_can_be_distilled_further(distilled, small_run, tmp_path):
     model = distill(distilled / "steps_2", TINY, tmp_path, steps=1, stage_steps=10, verbose=False)
-    assert (model.num_steps, model.distilled_guidance) == (1, 1.0)
+    assert (model.num_steps, model.grid, model.distilled_guidance) == (1, "uniform", 1.0)
+
+
+@pytest.mark.slow
+def test_a_grid_goes_on_from_stage_to_stage(small_run, tmp_path):
+    few = {"stage_steps": 10, "verbose": False}
+    first = distill(small_run, TINY, tmp_path / "two", steps=2, teacher_steps=8, grid="quadratic", **few)
+    last = distill(tmp_path / "two", TINY, tmp_path / "one", steps=1, **few)
+    assert first.grid == last.grid == "quadratic"
+    with pytest.raises(UserError, match="grid must be one of quadratic"):
+        distill(tmp_path / "two", TINY, tmp_path / "other", steps=1, grid="uniform", **few)
+
+
+def test_a_student_of_one_call_is_not_distilled_further(distilled, tmp_path):
+    with pytest.raises(UserError, match="distilled to one call cannot be distilled further"):
+        distill(distilled, TINY, tmp_path, verbose=False)
 
 
 @pytest.mark.parametrize(
@@ -130,8 +145,10 @@ def test_a_student_can_be_distilled_further(distilled, small_run, tmp_path):
     [
         (TINY, {"steps": 3}, "steps must be a power of two. Received: 3"),
         (TINY, {"steps": 0}, "steps must be an integer of 1 or more"),
-        (TINY, {"steps": 8}, "steps must be less than the 8 that the teacher starts from. Received: 8"),
+        (TINY, {"steps": 8}, "steps must be at most 4, the first student's with a teacher of 16. Received: 8"),
+        (TINY, {"teacher_steps": 2}, "teacher_steps must be 4 or more. Received: 2"),
         (TINY, {"teacher_steps": 5}, "teacher_steps must be a power of two"),
+        (TINY, {"grid": "logsnr"}, "grid must be one of uniform, quadratic. Received: 'logsnr'"),
         (TINY, {"stage_steps": 0}, "stage_steps must be an integer of 1 or more"),
         (TINY, {"guidance_scale": 2.0}, "needs a model that was trained with labels and label_dropout"),
         (load_config("digits_gaussian"), {}, "the config's process is not the model's"),

@@ -274,8 +274,8 @@ def times_from(model: Any, settings: SamplingSettings, strength: float) -> np.nd
     """The times from t = strength to 0, float32 `[num_steps + 1, 1]`; of the model's levels or steps if it has such."""
     if not get_prediction(model.prediction).by_level and model.distilled_guidance is None:
         return settings.times(model.process, strength)
-    levels = max(1, round(strength * settings.num_steps))
-    return settings._replace(num_steps=levels).times(model.process, levels / settings.num_steps)
+    times = settings.times(model.process)
+    return times[np.argmin(np.abs(times[:-1] - strength)) :]
 
 
 def images_at_once(model: Any, batch_size: int | None = None) -> int:

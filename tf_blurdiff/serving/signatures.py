@@ -89,8 +89,7 @@ def restoration_tasks(model: DiffusionModel, settings: SamplingSettings, images:
         return make(images, *more, ROUNDING_STD * tf.ones(tf.shape(images)[:1]))
 
     def change(image, strength, **conditions):
-        times = strength[None, :] * settings.times(model.process)
-        return _draw(model, settings, times)(**conditions, images=image)
+        return _draw(model, settings, _times_from(model, settings, strength))(**conditions, images=image)
 
     def deblur(image, blur_sigma, **conditions):
         return restore(**conditions, measured=with_rounding(Blurred.of, image, blur_sigma))
@@ -112,6 +111,16 @@ def restoration_tasks(model: DiffusionModel, settings: SamplingSettings, images:
         image = Input("uint8", small.shape[1:], "pixels, each the mean of 2x2", small)
         tasks["super_resolution"] = Task(f"images twice as large: {how}", {"image": image}, enlarge)
     return {name: task._replace(inputs=conditions | task.inputs) for name, task in tasks.items()}
+
+
+def _times_from(model, settings, strength):
+    """The times of each row from t = strength to 0, `[num_steps + 1, B]`."""
+    times = settings.times(model.process)
+    if model.distilled_guidance is None:
+        return strength[None, :] * times
+    # It knows its own times alone: those from the nearest on. A step from there to there changes nothing.
+    nearest = tf.argmin(tf.abs(times[:-1] - strength[None, :]), axis=0)
+    return tf.minimum(times, tf.gather(times[:, 0], nearest))
 
 
 def make_signatures(name: str, task: Task) -> tuple[Any, dict[str, Signature]]:

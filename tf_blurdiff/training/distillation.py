@@ -1,11 +1,12 @@
-"""Distillation in a run directory: a model of many steps becomes one of few, halving by halving.
+"""Distillation in a run directory: a model of many steps becomes one of few, stage by stage.
 
-Each halving is a training of its own in a folder `steps_N`, whose student starts from its teacher's averaged weights:
+Each stage is a training of its own in a folder `steps_N`, whose student starts from its teacher's averaged weights:
 the teacher of the first is the model that is distilled, of the next the student before it. What was done is not done
 again, and a stage that was interrupted goes on as any training.
 """
 
 import contextlib
+import itertools
 import json
 import math
 import pathlib
@@ -16,14 +17,16 @@ import keras
 from tf_blurdiff.config import Config
 from tf_blurdiff.config import loading as configs
 from tf_blurdiff.devices import open_devices
-from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.errors import UserError, check_count, one_of
 from tf_blurdiff.files import write_atomically
-from tf_blurdiff.model import DiffusionModel, load_model, student_of
+from tf_blurdiff.model import DISTILLATION_GRIDS, DiffusionModel, load_model, student_of
 from tf_blurdiff.networks import Adam
 from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate
 from tf_blurdiff.training.model_card import model_card, write_model_card
 from tf_blurdiff.training.run_directory import check_config, locked, writing
 
+# How many of its teacher's steps are one of a student's: a model's own can be small, a student's are what they are.
+_OF_A_MODEL, _OF_A_STUDENT = 4, 2
 # The averages of a stage are over its last tenth or so.
 _AVERAGED_SHARE = 0.1
 
@@ -37,6 +40,7 @@ def distill(
     stage_steps: int = 1500,
     peak_learning_rate: float = 5e-4,
     teacher_steps: int | None = None,
+    grid: str | None = None,
     verbose: bool = True,
 ) -> DiffusionModel:
     """Distills a model, from where the run directory ends if it holds a part of it.
@@ -47,9 +51,11 @@ def distill(
         run_dir: folder, made if missing; `model.keras` in it is the last student.
         steps: of the last student, a power of two.
         guidance_scale: of the teacher; the students have it built in. For a model with labels and label dropout.
-        stage_steps: optimizer steps of each halving.
+        stage_steps: optimizer steps of each stage.
         peak_learning_rate: of each, from which it falls as a cosine.
-        teacher_steps: the number of steps to start from, a power of two; None takes the model's own, rounded up to one.
+        teacher_steps: the number of steps to start from, a power of two, of which the first student has a quarter; None
+            takes twice the model's own, rounded up to one. The next students halve.
+        grid: of the steps, "uniform" (None) or "quadratic", whose last steps are short; a student has its own.
         verbose: whether to show progress.
 
     Returns:
@@ -67,18 +73,20 @@ def distill(
     devices = open_devices(config.train.strategy, config.train.replicas)
     teacher = _load(model, config, devices)
     _check(teacher, config, guidance_scale)
-    halvings = _halvings(teacher, steps, teacher_steps)
+    numbers = _numbers_of_steps(teacher, steps, teacher_steps)
+    grid = _grid(teacher, grid)
     train = {"steps": stage_steps, "decay_steps": stage_steps, "learning_rate": peak_learning_rate, "warmup_steps": 0}
     train["ema_decay"] = max(0.0, 1.0 - 1.0 / (_AVERAGED_SHARE * stage_steps + 1.0))
     train["precision"] = teacher.network.dtype_policy.name
     config = config.model_copy(update={"train": config.train.model_copy(update=train)})
     images = configs.build_images(config)
     check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
-    for number, num_steps in enumerate(halvings, start=1):
+    for number, (before, num_steps) in enumerate(itertools.pairwise(numbers), start=1):
         stage = run_dir / f"steps_{num_steps}"
         if verbose and devices.is_chief:
-            print(f"stage {number} of {len(halvings)}: {2 * num_steps} steps become {num_steps}", flush=True)
-        teacher = _train_stage(stage, teacher, num_steps, config, guidance_scale, images, devices, verbose)
+            print(f"stage {number} of {len(numbers) - 1}: {before} steps become {num_steps}", flush=True)
+        lesson = {"num_steps": num_steps, "steps_in_one": before // num_steps, "guidance_scale": guidance_scale}
+        teacher = _train_stage(stage, teacher, {**lesson, "grid": grid}, config, images, devices, verbose)
         guidance_scale = 1.0  # It is in the student's weights.
     if devices.is_chief:
         _put_on_top(run_dir, run_dir / f"steps_{steps}", teacher, config, images)
@@ -105,6 +113,8 @@ def _check(teacher, config, guidance_scale):
     """Raises a UserError for what cannot be distilled, or not with this config."""
     if not teacher.process.ends_in_noise:
         raise UserError("only a model whose process ends in noise can be distilled (gaussian, blurring)")
+    if teacher.distilled_guidance is not None and teacher.num_steps == 1:
+        raise UserError("a model that was distilled to one call cannot be distilled further")
     if teacher.process.get_config() != configs.build_process(config).get_config():
         raise UserError("the config's process is not the model's: give the config that it was trained with")
     for what, own, given in (
@@ -117,34 +127,47 @@ def _check(teacher, config, guidance_scale):
         teacher.conditions([0] if teacher.num_classes else None, guidance_scale, 1)
 
 
-def _halvings(teacher, steps, teacher_steps):
-    """The numbers of steps of the students, falling."""
-    own = 2 ** math.ceil(math.log2(teacher.num_steps))
-    first = own if teacher_steps is None else teacher_steps
+def _numbers_of_steps(teacher, steps, teacher_steps):
+    """Those of the teacher, then of the students, falling."""
+    distilled = teacher.distilled_guidance is not None
+    in_one = _OF_A_STUDENT if distilled else _OF_A_MODEL
+    first_student = max(1, 2 ** math.ceil(math.log2(teacher.num_steps)) // 2)
+    first = in_one * first_student if teacher_steps is None else teacher_steps
     for name, value in (("steps", steps), ("teacher_steps", first)):
         check_count(name, value)
         if value & (value - 1):
             raise UserError(f"{name} must be a power of two. Received: {value}")
-    if teacher.distilled_guidance is not None and first != teacher.num_steps:
+    if first < in_one:
+        raise UserError(f"teacher_steps must be {in_one} or more. Received: {first}")
+    if distilled and first != teacher.num_steps:
         raise UserError(f"teacher_steps must be {teacher.num_steps}, those of the distilled teacher. Received: {first}")
-    if steps >= first:
-        raise UserError(f"steps must be less than the {first} that the teacher starts from. Received: {steps}")
-    return [first >> k for k in range(1, int(math.log2(first // steps)) + 1)]
+    if steps > first // in_one:
+        raise UserError(
+            f"steps must be at most {first // in_one}, the first student's with a teacher of {first}. Received: {steps}"
+        )
+    return [first, *(first // in_one >> k for k in range(int(math.log2(first // in_one // steps)) + 1))]
 
 
-def _train_stage(stage, teacher, num_steps, config, guidance_scale, images, devices, verbose):
+def _grid(teacher, grid):
+    own = DISTILLATION_GRIDS if teacher.distilled_guidance is None else (teacher.grid,)
+    grid = own[0] if grid is None else grid
+    one_of("grid", grid, own)
+    return grid
+
+
+def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
     """The student of one stage, trained to its end."""
     train = config.train
     own = {"ema_decay": train.ema_decay, "clip_norm": train.clip_norm, "seed": train.seed}
     keras.utils.set_random_seed(train.seed)
     with devices.strategy.scope():
-        student = student_of(teacher, num_steps, guidance_scale, **own)
+        student = student_of(teacher, **lesson, **own)
         student.compile(Adam(learning_rate(train)), jit_compile=train.compile)
         student.optimizer.build(student.network.trainable_variables)
     config = _as_it_is(config, student)
     check_config(config, stage)
     with locked(stage) if devices.is_chief else contextlib.nullcontext():
-        _claim(stage, teacher, guidance_scale, devices)
+        _claim(stage, teacher, lesson, devices)
         with errors_in_words(devices, train.batch_size), images.plain_errors():
             return Run(config, stage, student, images, devices, verbose).run()
 
@@ -157,15 +180,16 @@ def _as_it_is(config, student):
     return config.model_copy(update=sections)
 
 
-def _claim(stage, teacher, guidance_scale, devices):
-    """Notes whose student this is; raises a UserError in a folder of another's."""
+def _claim(stage, teacher, lesson, devices):
+    """Notes whose student this is, of what; raises a UserError in a folder of another's."""
     path = stage / "lesson.json"
-    own = json.dumps({"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": guidance_scale})
+    what = {"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": lesson["guidance_scale"]}
+    own = json.dumps({**what, "teacher_steps": lesson["num_steps"] * lesson["steps_in_one"]})
     there = path.read_text(errors="replace") if path.exists() else own
     if there != own:
         raise UserError(
-            f"{stage} was begun with another teacher or guidance scale ({there} there, {own} here); expected the same, "
-            "or another run directory"
+            f"{stage} was begun with another teacher, its steps or guidance scale ({there} there, {own} here); "
+            "expected the same, or another run directory"
         )
     if devices.is_chief:
         with writing(stage, path.name):
