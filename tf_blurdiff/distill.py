@@ -20,7 +20,9 @@ _STEPS = FLAGS.integer("steps", 4, "Of the last student, a power of two.")
 _GUIDANCE_SCALE = FLAGS.float("guidance_scale", 1.0, "Of the teacher; the student has it built in.")
 _STAGE_STEPS = FLAGS.integer("stage_steps", 1500, "Optimizer steps of each stage.")
 _LEARNING_RATE = FLAGS.float("learning_rate", 5e-4, "Of each stage; it falls to 0 as a cosine.")
-_TEACHER_STEPS = FLAGS.integer("teacher_steps", None, "To start from, four for one (default: twice the model's own).")
+_TEACHER_STEPS = FLAGS.integer(
+    "teacher_steps", None, "To start from, of which the first student has a quarter (default: twice the model's own)."
+)
 _GRID = FLAGS.enum("grid", None, DISTILLATION_GRIDS, "Of the steps (default: uniform, or a student's own).")
 _SET = FLAGS.shared("set")
 
