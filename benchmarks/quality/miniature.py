@@ -4,13 +4,12 @@
     python benchmarks/quality/miniature.py --runs runs/miniature --part evaluate --only blurring --only gaussian
     python benchmarks/quality/miniature.py --runs runs/miniature --part tables --out docs/miniature.png
 
-Its parts, all of them unless told otherwise: `train` trains every run and the classifier whose features are compared,
-`evaluate` draws and scores the samples of every run of full length, `calls` those of other samplers, numbers of calls
-and predictions, the last of runs half as long, `curves` trains and scores in turns, `tables` prints what is there. Each
-is made of calls of the package's own command lines, which it prints: the same command again goes on where it was
-stopped. A training takes about twelve minutes of one core with AVX512_BF16; for all of it plan many hours of two. On a
-GPU, where a network as small as this leaves most of the card idle, --jobs 8 trains eight of them side by side, and
-writes what they say to RUN.log.
+Its parts, all of them unless told otherwise: `train` trains every run, `evaluate` draws and scores the samples of every
+run of full length, `calls` those of other samplers, numbers of calls and predictions, the last of runs a third as long,
+`curves` trains and scores in turns, `tables` prints what is there. Each is made of calls of the package's own command
+lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve minutes of
+one core with AVX512_BF16; for all of it plan many hours of two. On a GPU, where a network as small as this leaves most
+of the card idle, --jobs 8 trains eight of them side by side, and writes what they say to RUN.log.
 """
 
 import json
@@ -20,7 +19,7 @@ import numpy as np
 from absl import flags
 from family_picture import family_picture
 from learning_curves import curves_table, draw_curves
-from miniature_tables import calls_table, print_rows, runs_table
+from miniature_tables import calls_table, print_rows, runs_table, samplers_table
 from trainings import EPS, PREDICTIONS, overrides, run, side_by_side
 
 from tf_blurdiff import command_line
@@ -29,10 +28,12 @@ from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.errors import UserError
 
 BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
+CONFIGS = {"gaussian": GAUSSIAN, "blurring": BLUR}
 # docs/results.md has these runs of 3,000 steps with the prediction and the sampler that were the default then.
 ONCE = (*EPS, "sample.sampler=multistep3")
 TWICE = (*EPS, "train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
-HALF = ("train.steps=1500", "train.decay_steps=1500")
+SHORT = ("train.steps=1000", "train.decay_steps=1000")
+DECIDING = ("preconditioned_0.25", "preconditioned_0.5")
 RUNS = {
     "gaussian": (GAUSSIAN, ONCE),
     "blurring": (BLUR, ONCE),
@@ -48,15 +49,22 @@ RUNS = {
     "gaussian_long": (GAUSSIAN, TWICE),
     "blurring_long": (BLUR, TWICE),
 }
-PREDICTED = {
-    f"{family}_{name}": (config, (*HALF, *prediction))
-    for family, config in {"gaussian": GAUSSIAN, "blurring": BLUR}.items()
-    for name, prediction in PREDICTIONS.items()
+# What the network predicts, of three seeds where it decides.
+PREDICTED_ROWS = {
+    f"{family}, {name}": [f"{family}_{name}_{seed}" for seed in range(3 if name in DECIDING else 1)]
+    for family in CONFIGS
+    for name in PREDICTIONS
 }
-# Their distances on the way to 3,000 steps: a line of the picture each.
+PREDICTED = {
+    run_name: (CONFIGS[family], (*SHORT, *PREDICTIONS[name], f"train.seed={seed}"))
+    for title, names in PREDICTED_ROWS.items()
+    for family, name in [title.split(", ")]
+    for seed, run_name in enumerate(names)
+}
+# The distances of trainings on the way to 3,000 steps: a line of the picture each.
 CURVES = {
     f"{family}, {name}": (config, prediction)
-    for family, config in {"gaussian": GAUSSIAN, "blurring": BLUR}.items()
+    for family, config in CONFIGS.items()
     for name, prediction in {"eps": EPS, "preconditioned": ()}.items()
 }
 CURVE_STEPS = (500, 1000, 2000, 3000)
@@ -114,8 +122,6 @@ def main():
 
 
 def _train():
-    if not _classifier().exists():
-        run("train_classifier", "--config", BLUR, *_data(), "--epochs", 4, "--out", _classifier())
     runs = RUNS | PREDICTED
     side_by_side(_train_run, [(name, *runs[name]) for name in _chosen(runs)], _JOBS.value)
 
@@ -159,7 +165,7 @@ def _calls():
 
 
 def _evaluation(name, kind):
-    features = ("--features", f"classifier:{_classifier()}", "--features", "efficientnet_lite0")
+    features = ("--features", "efficientnet_lite0")
     sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / kind)
     return "--model", _folder(name) / "model.keras", "--config", BLUR, *_data(), *features, *sizes
 
@@ -176,20 +182,19 @@ def _folder(name):
     return pathlib.Path(_RUNS.value) / name
 
 
-def _classifier():
-    return _folder("classifier.keras")
-
-
 def _tables():
     reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
-    of_calls = [(name, _report(name, kind)) for kind, (names, *_) in MANY_CALLS.items() for name in _chosen(names)]
-    of_calls = [(name, report) for name, report in of_calls if report]
+    of_calls = [(name, report) for kind in ("solvers", "ancestral") for name, report in _reports_of_calls(kind)]
+    predicted = dict(_reports_of_calls("predictions"))
     curves = {name: curve for name in _chosen(CURVES) if (curve := _curve(name))}
-    if not reports and not of_calls and not curves:
+    if not (reports or of_calls or predicted or curves):
         raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
     if of_calls:
-        print("\nPredictions, samplers and calls of the network:\n")
+        print("\nSamplers and calls of the network:\n")
         print_rows(calls_table(of_calls))
+    if predicted:
+        print("\nFrechet distances by what the network predicts:\n")
+        print_rows(samplers_table(PREDICTED_ROWS, predicted))
     if curves:
         print("\nFrechet distance by steps of training:\n")
         print_rows(curves_table(curves))
@@ -197,6 +202,10 @@ def _tables():
         print(f"\npicture: {_CURVES_OUT.value}")
     if reports:
         _tables_of_runs(reports)
+
+
+def _reports_of_calls(kind):
+    return [(name, report) for name in _chosen(MANY_CALLS[kind][0]) if (report := _report(name, kind))]
 
 
 def _tables_of_runs(reports):

@@ -46,6 +46,22 @@ def calls_table(reports):
     return table
 
 
+def samplers_table(rows, reports):
+    """One row for each kind of run, and a column of Frechet distances by one network for each sampler.
+
+    Args:
+        rows: `{title: names of runs that differ in the seed alone}`.
+        reports: `{name of a run: its report.json}`; a row of which there is none is left out.
+    """
+    samplers = [model["sampler"] for model in next(iter(reports.values()))["models"]]
+    table = [["", "runs", *samplers]]
+    for title, of_row in rows.items():
+        distances = [[_distance(model) for model in reports[name]["models"]] for name in of_row if name in reports]
+        if distances:
+            table.append([title, str(len(distances)), *map(mean_and_deviation, zip(*distances))])
+    return table
+
+
 def print_rows(table):
     """Prints a table as Markdown, each row as soon as it is there."""
     for number, row in enumerate(table):
@@ -63,6 +79,11 @@ def mean_and_deviation(values):
 def number(value):
     """Three digits, and no exponent that can be done without."""
     return f"{value:.2g}" if abs(value) < 0.01 else f"{value:.3g}"
+
+
+def _distance(model):
+    (scores,) = model["scores"].values()
+    return scores["frechet"]
 
 
 def _scores(scores):

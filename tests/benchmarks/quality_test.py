@@ -79,6 +79,17 @@ def test_ways_of_sampling_become_rows():
     assert row == ["a", "300", "ddim", "20", "1.5", "0.0123 ± 0.0042"]
 
 
+def test_runs_of_other_seeds_become_one_row_with_a_column_for_each_sampler():
+    reports = {name: a_report(distance, {}) for name, distance in {"a": 1.0, "b": 3.0, "c": 8.0}.items()}
+    for name, distance in {"a": 2.0, "b": 4.0, "c": 9.0}.items():
+        reports[name]["models"] += a_report(distance, {})["models"]
+        reports[name]["models"][1]["sampler"] = "ancestral2"
+    rows = {"both": ("a", "b"), "one": ("c", "d"), "not there": ("d",)}
+    assert miniature_tables.samplers_table(rows, reports) == [
+        ["", "runs", "ddim", "ancestral2"], ["both", "2", "2 ± 1.4", "3 ± 1.4"], ["one", "1", "8", "9"],
+    ]  # fmt: skip
+
+
 def test_learning_curves_become_rows_and_a_picture(tmp_path):
     curves = {
         "gaussian, eps": {500: a_report(80.0, {}), 1000: a_report(40.0, {})},
