@@ -1,5 +1,6 @@
 """Every command in the README and the guides: run here as it stands, or named as one that cannot be."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -243,6 +244,21 @@ def test_the_files_to_touch_are_there():
     named = re.findall(r"(?:tf_blurdiff|tests|benchmarks|configs)/[\w/]*(?:\.py)?", CONTRIBUTING.read_text())
     assert len(named) > 20
     assert [name for name in named if not (commands.ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(commands.ROOT)))
+def test_tables_rows_have_as_many_cells_as_titles(page):
+    """One cell more, and a viewer shows no table but its text."""
+    lines = page.read_text().splitlines()
+    for above, line in enumerate(lines[1:]):
+        if re.fullmatch(r" *\|( ?:?-+:? ?\|)+", line):
+            rows = [
+                lines[above],
+                line,
+                *itertools.takewhile(lambda row: row.strip().startswith("|"), lines[above + 2 :]),
+            ]
+            counts = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
+            assert len(counts) == 1, lines[above]
 
 
 def test_flags_in_commands_are_words():
