@@ -1,4 +1,4 @@
-"""What a student learns: the image with which one step lands where several steps of its teacher do."""
+"""What a student learns: to land with one step where several steps of its teacher do."""
 
 import itertools
 import types
@@ -8,11 +8,10 @@ import pytest
 import tensorflow as tf
 
 import tf_blurdiff as bd
-from tests.diffusion.samplers_test import analytic_denoiser
+from tests.diffusion.samplers_test import STD, analytic_denoiser
 from tests.support.models import make, randomized, small_network
-from tf_blurdiff.diffusion.predictions import eps_from_x0
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.distillation import Lesson, image_of_step
+from tf_blurdiff.model.distillation import Lesson
 
 SIZE = (8, 8)
 PROCESSES = {"gaussian": bd.process.gaussian(), "blurring": bd.process.blurring(sigma_blur_max=4.0)}
@@ -27,41 +26,25 @@ def in_float64(at):
     return np.exp(np.asarray(at.log_alpha, np.float64)), np.exp(np.asarray(at.log_sigma, np.float64))
 
 
-@every_process
-@pytest.mark.parametrize("t, s", [(1.0, 0.5), (0.5, 0.25), (0.25, 0.0), (0.6, 0.59)])
-def test_the_image_of_a_step_with_a_known_image_is_that_image(rng, process, t, s):
-    x0_freq, eps_freq = rng.normal(size=(2, 16, *SIZE, 1))
-    at_t, at_s = marginal(process, t), marginal(process, s)
-    states = [alpha * x0_freq + sigma * eps_freq for alpha, sigma in map(in_float64, (at_t, at_s))]
-    found = image_of_step(*(tf.constant(state, tf.float32) for state in states), at_t, at_s)
-    # What rounding of the states, 1e-7, comes to: much where nothing is left of the image at t and little at s.
-    alpha_s, _ = in_float64(at_s)
-    fall = -np.expm1(0.5 * np.asarray(at_t.logsnr - at_s.logsnr, np.float64))
-    assert np.max(np.abs(found - x0_freq) * alpha_s * fall) < 2e-6
-
-
-def test_without_blur_it_is_the_published_formula(rng):
-    process = PROCESSES["gaussian"]
-    at_t, at_s = marginal(process, 0.75), marginal(process, 0.5)
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = in_float64(at_t), in_float64(at_s)
-    z_t, z_s = rng.normal(size=(2, 4, *SIZE, 1))
-    published = (z_s - sigma_s / sigma_t * z_t) / (alpha_s - sigma_s / sigma_t * alpha_t)
-    found = image_of_step(tf.constant(z_t, tf.float32), tf.constant(z_s, tf.float32), at_t, at_s)
-    np.testing.assert_allclose(found, published, rtol=1e-5, atol=1e-5)
-
-
 def exact_teacher(process):
     """Of Gaussian data, with the denoiser that is right."""
     denoiser = lambda z_freq, t, at_t, at_s, labels, scale: analytic_denoiser(z_freq, t, at_t, at_s)
-    return types.SimpleNamespace(process=process, image_shape=(*SIZE, 1), denoiser=denoiser)
+    std = tf.constant(STD[0])
+    return types.SimpleNamespace(process=process, image_shape=(*SIZE, 1), denoiser=denoiser, freq_std=std)
 
 
-def exact_step(process, z_freq, t, s):
-    """A deterministic step of the exact denoiser, in float64."""
-    at_t, at_s = marginal(process, t), marginal(process, s)
-    (alpha_t, sigma_t), (alpha_s, sigma_s) = in_float64(at_t), in_float64(at_s)
-    x0_freq = np.asarray(analytic_denoiser(z_freq, None, at_t, at_s).x0_freq, np.float64)
+def step(process, x0_freq, z_freq, t, s):
+    """Where a deterministic step with these images ends, in float64."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = in_float64(marginal(process, t)), in_float64(marginal(process, s))
     return alpha_s * x0_freq + sigma_s * (z_freq - alpha_t * x0_freq) / sigma_t
+
+
+def exact_steps(process, z_freq, times):
+    """Where deterministic steps of the exact denoiser end, in float64."""
+    for t, s in itertools.pairwise(times):
+        x0_freq = analytic_denoiser(z_freq, None, marginal(process, t), marginal(process, s)).x0_freq
+        z_freq = step(process, np.asarray(x0_freq, np.float64), z_freq, t, s)
+    return z_freq
 
 
 @every_process
@@ -71,16 +54,37 @@ def test_a_student_that_is_right_lands_where_the_exact_steps_do(rng, process, nu
     lesson = Lesson(exact_teacher(process), num_steps, steps_in_one, grid=grid)
     times = np.linspace(1.0, 0.0, steps_in_one * num_steps + 1) ** power
     z_freq = rng.normal(size=(num_steps, *SIZE, 1)).astype("float32")
-    images = lesson.image(tf.constant(z_freq), tf.constant(times[:-1:steps_in_one], tf.float32))
+    landings = lesson.landing(tf.constant(z_freq), tf.constant(times[:-1:steps_in_one], tf.float32))
     for row in range(num_steps):
         own = times[row * steps_in_one :][: steps_in_one + 1]
-        landing = z_freq[row : row + 1]
-        for t, s in itertools.pairwise(own):
-            landing = exact_step(process, landing, t, s)
-        at_t, at_s = marginal(process, own[0]), marginal(process, own[-1])
-        image = images[row : row + 1]
-        eps_freq = eps_from_x0(image, z_freq[row : row + 1], at_t)
-        np.testing.assert_allclose(at_s.alpha * image + at_s.sigma * eps_freq, landing, atol=2e-5)
+        np.testing.assert_allclose(landings[row], exact_steps(process, z_freq[row], own)[0], atol=2e-5)
+
+
+def published_image(process, z_t, z_s, t, s):
+    """Salimans and Ho, 2022, appendix G: the image with which a step from one state ends at the other, in float64."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = in_float64(marginal(process, t)), in_float64(marginal(process, s))
+    return (z_s - sigma_s / sigma_t * z_t) / (alpha_s - sigma_s / sigma_t * alpha_t)
+
+
+@every_process
+@pytest.mark.parametrize("t, s", [(1.0, 0.75), (0.75, 0.5), (0.25, 0.0)])
+def test_the_published_image_is_without_error_in_each_frequency(rng, process, t, s):
+    z_freq = rng.normal(size=(4, *SIZE, 1)).astype("float32")
+    landing = exact_steps(process, z_freq, [t, 0.5 * (t + s), s])
+    image = published_image(process, z_freq, landing, t, s).astype("float32")
+    error = Lesson(exact_teacher(process), 4).error(tf.constant(image), tf.constant(z_freq), tf.fill([4], t))
+    assert np.max(np.abs(error)) < 1e-4
+
+
+@every_process
+@pytest.mark.parametrize("t, s", [(0.75, 0.5), (0.25, 0.0)])
+def test_an_error_is_what_the_exact_flow_makes_of_it_in_the_image_in_units_of_the_data(rng, process, t, s):
+    lesson = Lesson(exact_teacher(process), 4)
+    x0_freq, z_freq = rng.normal(size=(2, 3, *SIZE, 1)).astype("float32")
+    error = lesson.error(tf.constant(x0_freq), tf.constant(z_freq), tf.fill([3], t))
+    landings = step(process, x0_freq, z_freq, t, s), np.asarray(lesson.landing(tf.constant(z_freq), tf.fill([3], t)))
+    images = [exact_steps(process, landing, np.linspace(s, 0.0, 401)) if s else landing for landing in landings]
+    np.testing.assert_allclose(error, (images[0] - images[1]) / STD, rtol=0.03, atol=0.02)
 
 
 def test_times_are_the_starts_of_the_students_steps_each_as_often():
@@ -95,9 +99,7 @@ def test_a_guided_teacher_teaches_where_it_goes_itself(scale):
     labels = np.array([0, 1, 2])
     how = {"labels": labels, "guidance_scale": scale, "sampler": "ddim", "num_steps": 2, "grid": "uniform"}
     start, _, end = (tf.constant(bd.dct2(z)) for z in model.sample(range(3), return_trajectory=True, **how))
-    image = Lesson(model, 1, guidance_scale=scale).image(start, tf.ones([3]), tf.constant(labels))
-    at_t, at_s = marginal(model.process, 1.0), marginal(model.process, 0.0)
-    landing = at_s.alpha * image + at_s.sigma * eps_from_x0(image, start, at_t)
+    landing = Lesson(model, 1, guidance_scale=scale).landing(start, tf.ones([3]), tf.constant(labels))
     np.testing.assert_allclose(landing, end, atol=1e-4)
 
 

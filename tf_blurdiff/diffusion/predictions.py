@@ -15,7 +15,7 @@ from tf_blurdiff.diffusion.process import Marginal, Process
 from tf_blurdiff.errors import UserError, is_number, one_of
 
 # A standard deviation of a coefficient that is less than this is taken for rounding.
-_LEAST_STD = 1e-4
+LEAST_STD = 1e-4
 _DEFAULT_LOSS_EXPONENT = 0.5
 
 
@@ -141,7 +141,7 @@ def _less_blurred_estimate(output_freq, z_freq, at_t, at_s):
 
 
 def _log_std(spectrum):
-    return ops.log(ops.maximum(spectrum.std, _LEAST_STD))
+    return ops.log(ops.maximum(spectrum.std, LEAST_STD))
 
 
 def _shares(spectrum, at_t):

@@ -10,9 +10,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tf_blurdiff.diffusion.process import Marginal
+from tf_blurdiff.diffusion.predictions import LEAST_STD
 from tf_blurdiff.diffusion.samplers import SamplingSettings, first_state, get_sampler, run_steps
 from tf_blurdiff.model.averages import learnable
+from tf_blurdiff.model.priors import UNKNOWN_STD
 
 # Deterministic: where it goes depends on where it starts alone.
 _SAMPLER = "ddim"
@@ -20,27 +21,8 @@ _SAMPLER = "ddim"
 DISTILLATION_GRIDS = ("uniform", "quadratic")
 
 
-def image_of_step(z_t_freq: Any, z_s_freq: Any, at_t: Marginal, at_s: Marginal) -> Any:
-    """The image with which a deterministic step from t to s goes from one state to the other, in the DCT basis.
-
-    `x = (u_s - (sigma_s / sigma_t) u_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)`; the divisor, above 0 because the
-    signal-to-noise ratio falls with time in every frequency, is `-alpha_s expm1((logsnr_t - logsnr_s) / 2)`.
-
-    Args:
-        z_t_freq, z_s_freq: states, `[B, H, W, C]`.
-        at_t, at_s: the process's `Marginal` at t and at s < t.
-
-    Returns:
-        `[B, H, W, C]`.
-
-    Reference: Salimans and Ho, 2022, appendix G, without blur.
-    """
-    without_noise = z_s_freq - ops.exp(at_s.log_sigma - at_t.log_sigma) * z_t_freq
-    return -without_noise / ops.expm1(0.5 * (at_t.logsnr - at_s.logsnr)) * ops.exp(-at_s.log_alpha)
-
-
 class Lesson:
-    """What a student of so many steps learns: the image with which its one step lands where several of the teacher do.
+    """What a student of so many steps learns: to land with one step where several of the teacher's do.
 
     Args:
         teacher: a `DiffusionModel`; its averaged weights teach.
@@ -72,24 +54,52 @@ class Lesson:
         number = ops.cast(uniform * len(starts), "int32")
         return tf.gather(starts, ops.minimum(number, len(starts) - 1))
 
-    def image(self, z_freq: Any, t: Any, label: Any = None) -> Any:
-        """The image to learn at states `[B, H, W, C]` and starts of steps `[B]`, in the DCT basis."""
-        process, size = self._teacher.process, self._teacher.image_shape[:2]
-        number = ops.argmin(ops.abs(t[:, None] - self._steps[0]), axis=1)
-        times = tf.gather(self._steps, number, axis=1)
+    def landing(self, z_freq: Any, t: Any, label: Any = None) -> Any:
+        """Where the teacher's steps end, `[B, H, W, C]`, from states at starts of the student's steps `[B]`."""
         scale = None if self._guidance_scale == 1.0 else ops.full_like(t, self._guidance_scale)
+        sampler = get_sampler(_SAMPLER)
         z_s_freq, *_ = run_steps(
-            get_sampler(_SAMPLER),
+            sampler,
             lambda *state_and_time: self._teacher.denoiser(*state_and_time, label, scale),
-            process,
+            self._teacher.process,
             lambda i: 0.0,
-            first_state(z_freq, get_sampler(_SAMPLER)),
-            times,
+            first_state(z_freq, sampler),
+            self._times(t),
             0,
             self._steps_in_one,
         )
-        at_t, at_s = process.marginal(times[0], *size), process.marginal(times[-1], *size)
-        return ops.stop_gradient(image_of_step(z_freq, z_s_freq, at_t, at_s))
+        return ops.stop_gradient(z_s_freq)
+
+    def error(self, x0_freq: Any, z_freq: Any, t: Any, label: Any = None) -> Any:
+        """How far from there a step with these images lands, in units of the deviation that states have there.
+
+        That deviation, `sqrt(alpha_s^2 std^2 + sigma_s^2)` with the data's own std for each frequency, makes of errors
+        what the steps that follow make of them in the image, were the data Gaussian.
+
+        Args:
+            x0_freq: what the student takes the images for, `[B, H, W, C]`, in the DCT basis.
+            z_freq: the states, `[B, H, W, C]`.
+            t: the times of the states, starts of the student's steps, `[B]`.
+            label: int `[B]`, if the teacher takes labels.
+
+        Returns:
+            `[B, H, W, C]`.
+        """
+        times, size = self._times(t), self._teacher.image_shape[:2]
+        at_t, at_s = (self._teacher.process.marginal(time, *size) for time in (times[0], times[-1]))
+        # alpha_s x0 + sigma_s (u_t - alpha_t x0) / sigma_t, less the landing.
+        of_image = -ops.expm1(0.5 * (at_t.logsnr - at_s.logsnr)) * at_s.alpha
+        of_state = ops.exp(at_s.log_sigma - at_t.log_sigma)
+        difference = of_image * x0_freq + of_state * z_freq - self.landing(z_freq, t, label)
+        std = self._teacher.freq_std
+        std = ops.where(std < UNKNOWN_STD, ops.maximum(std, LEAST_STD), 1.0)
+        log_deviation = 0.5 * ops.logaddexp(2.0 * (at_s.log_alpha + ops.log(std)), 2.0 * at_s.log_sigma)
+        return ops.exp(-log_deviation) * difference
+
+    def _times(self, t):
+        """Those of the teacher's steps from t on, of each row: `[steps_in_one + 1, B]`."""
+        number = ops.argmin(ops.abs(t[:, None] - self._steps[0]), axis=1)
+        return tf.gather(self._steps, number, axis=1)
 
 
 def student_of(

@@ -14,7 +14,7 @@ from keras import ops
 
 from tf_blurdiff.compilation import compiled, is_wanted
 from tf_blurdiff.diffusion.dct import dct2, idct2
-from tf_blurdiff.diffusion.predictions import eps_from_x0, get_loss, get_prediction
+from tf_blurdiff.diffusion.predictions import get_loss, get_prediction
 from tf_blurdiff.diffusion.stateless_random import (
     fold,
     global_rows,
@@ -121,7 +121,7 @@ def _value(mean):
 def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any, label: Any = None) -> Any:
     """The error of a model's prediction, averaged over an image; weighted by frequency if the prediction says so.
 
-    What a model with a lesson is to predict is not the image but what the lesson makes of it, see `distillation`.
+    The error of a model with a lesson is that of where it lands, see `distillation`.
 
     Args:
         model: a `DiffusionModel`.
@@ -139,17 +139,16 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     at_s = process.marginal(process.next_level(t), *size) if prediction.by_level else None
     x0_freq = dct2(x0)
     z_freq = at_t.alpha * x0_freq + at_t.sigma * eps_freq
-    if model.lesson is not None:
-        x0_freq = model.lesson.image(z_freq, t, label)
-        eps_freq = eps_from_x0(x0_freq, z_freq, at_t)
-    target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
     output = network([idct2(z_freq), t] if model.num_classes is None else [idct2(z_freq), t, label])
     output = ops.cast(output, "float32")
-    if prediction.loss_weight is None:
-        error = output - idct2(target_freq)
+    if model.lesson is not None:
+        estimate = prediction.estimate(dct2(output), z_freq, at_t, at_t)
+        error = idct2(model.lesson.error(estimate.x0_freq, z_freq, t, label))
+    elif prediction.loss_weight is None:
+        error = output - idct2(prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s))
     else:
         weight = ops.power(prediction.loss_weight(at_t), model.loss_exponent)
-        error = idct2(weight * (dct2(output) - target_freq))
+        error = idct2(weight * (dct2(output) - prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)))
     return ops.mean(get_loss(model.loss_type)(error), axis=(1, 2, 3))
 
 
