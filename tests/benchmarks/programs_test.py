@@ -65,6 +65,7 @@ MISTAKES = {
         "--config: images (8, 8, 1), the model's, are expected. Received: (16, 16, 1)",
     "quality/digits --part=guidance --model=digits": "--model: a model with labels is expected for --part guidance",
     "quality/digits --part=solvers --model=fashion_mnist": "--model: images (8, 8, 1) are expected",
+    "quality/digits_students --teacher=digits --students=nowhere": "--students: a folder of distill is expected",
     "quality/digits --part=solvers --out=a.png": "--out is for --part families and guidance",
     "quality/miniature --part=tables --runs=nowhere": "nowhere holds no reports; --part evaluate makes them",
     "data/image_folder --root=new --photographs=nowhere": "--num_patches: got 20000, expected at most 0",
@@ -148,6 +149,9 @@ def slowly_done(folder):
     """What those that take long printed, by their names."""
     digits = ["quality/digits", f"--model={model_file('digits')}", "--num_images=36", "--calls=2"]
     exported = [f"--model={model_file(name)}" for name in ("digits", "digits_cold")]
+    own = {"num_steps": 2, "sampler": "ddim", "grid": "uniform", "distilled_guidance": 1.0}
+    (folder / "students" / "steps_2").mkdir(parents=True)
+    models.randomized(models.make(models.small_network(), **own)).save(folder / "students" / "steps_2" / "model.keras")
     (folder / "photographs").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "photographs" / "noise.jpg")
@@ -168,6 +172,10 @@ def slowly_done(folder):
         "predictions": [
             "quality/digits_predictions", "--runs=predictions", "--only=blurring, v", "--seeds=2", "--steps=102",
             "--num_images=36", "--jobs=2",
+        ],
+        "students": [
+            "quality/digits_students", f"--teacher={model_file('digits')}", "--students=students", "--num_images=36",
+            "--out=students.png",
         ],
         "solvers": [*digits, "--part=solvers"],
         "precision": [*digits, "--part=precision"],
@@ -191,6 +199,15 @@ def test_a_part_of_digits_has_a_row_for_each_way_of_sampling(slowly_done, part, 
     (rows,) = tables(slowly_done[part])
     assert len(rows) == number and len({tuple(row.values()) for row in rows}) == number
     assert (figures(rows, "pixels", "hidden layer") > 1.0).all()
+
+
+@pytest.mark.slow
+def test_a_student_has_a_row_after_its_teacher_in_as_many_calls(slowly_done, folder):
+    (rows,) = tables(slowly_done["students"])
+    assert [(row["calls"], row["who"]) for row in rows] == [("3", "teacher"), ("2", "teacher"), ("2", "student")]
+    assert rows[1]["sampler"].endswith(", its best") and rows[2]["sampler"] == "ddim"
+    assert (figures(rows, "pixels", "hidden layer") > 1.0).all()
+    assert (folder / "students.png").is_file()
 
 
 @pytest.mark.slow
