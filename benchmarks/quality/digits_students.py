@@ -1,6 +1,6 @@
 """How good a teacher of the 8x8 digits and its students are: a table of docs/distillation.md, and its picture.
 
-    python -m tf_blurdiff.distill --model runs/digits --config digits.yaml --run_dir runs/digits_1 --steps 1
+    python -m tf_blurdiff.distill --model runs/digits/model.keras --config digits.yaml --run_dir runs/digits_1 --steps 1
     python benchmarks/quality/digits_students.py --teacher runs/digits --students runs/digits_1 --out distillation.png
 
 A row for the teacher's own way of sampling, then for each student, and before it for the teacher in as many calls with
