@@ -25,19 +25,18 @@ import pathlib
 
 import numpy as np
 from absl import flags
-from digits_scores import Scores, eight_bits, flat
-from family_picture import family_picture
+from digits_scores import Scores, digits_model, eight_bits, flat
+from family_picture import check_picture, family_picture
+from miniature_tables import print_rows
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
 
-import tf_blurdiff as bd
 from tf_blurdiff import command_line
-from tf_blurdiff.data.pictures import WRITTEN, save_grid
+from tf_blurdiff.data.pictures import save_grid
 from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import writable_file
 
 FAMILIES = {
     "gaussian": "digits_gaussian",
@@ -157,27 +156,23 @@ def main():
     if _OUT.value:
         if part not in (families, guidance):
             raise UserError(f"--out is for --part families and guidance. Received: --part {_PART.value}")
-        if pathlib.Path(_OUT.value).suffix.lower() not in WRITTEN:
-            raise UserError(f"--out must end in {', '.join(WRITTEN)}. Received: {_OUT.value}")
-        writable_file(_OUT.value, f"--out {_OUT.value}")
+        check_picture(_OUT.value)
     models = {} if part is families else {path: open_model(path) for path in _MODELS.value}
     count, scores = _NUM_IMAGES.value or default, Scores()
     print("half/half:", ", ".join(f"{name} {floor:.3f}" for name, floor in scores.floors.items()))
     if part is families:
-        print_table(families(scores, count))
+        print_rows(families(scores, count))
     else:
         for path, model in models.items():
             print(f"\n{path}: {count} samples, seeds from 0; its own sampler {model.sampler}, {model.num_steps} calls")
-            print_table(part(scores, model, count))
+            print_rows(part(scores, model, count))
     if _OUT.value:
         print(f"picture: {_OUT.value}")
 
 
 def open_model(path):
-    """A model of digits."""
-    model = bd.load_model(path)
-    if model.image_shape != (8, 8, 1):
-        raise UserError(f"--model: images (8, 8, 1) are expected. Received: {path}, of images {model.image_shape}")
+    """A model of digits, with labels if the part needs them."""
+    model = digits_model(path)
     if _PART.value == "guidance" and model.num_classes is None:
         raise UserError(f"--model: a model with labels is expected for --part guidance. Received: {path}")
     return model
@@ -201,14 +196,6 @@ def bits(model, scores):
 def two_digits(figures):
     """Cells."""
     return [f"{figure:.2f}" for figure in figures]
-
-
-def print_table(rows):
-    """Prints each row as soon as it is there; the first are the titles."""
-    for number, row in enumerate(rows):
-        print(f"| {' | '.join(map(str, row))} |", flush=True)
-        if not number:
-            print("|" + "---|" * len(row))
 
 
 if __name__ == "__main__":

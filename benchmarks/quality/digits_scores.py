@@ -5,8 +5,10 @@ import hashlib
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
+import tf_blurdiff as bd
 from tf_blurdiff.data.pixels import to_uint8, to_unit_range
 from tf_blurdiff.data.sources import open_images
+from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import FeatureNetwork, open_features
 from tf_blurdiff.evaluation.metrics import frechet_distance
 
@@ -45,6 +47,14 @@ class Scores:
     def half(self, number):
         """One half of the digits as vectors in [-1, 1], `[N, 64]`, and their labels."""
         return flat(self.pixels[self.halves[number]]), self.labels[self.halves[number]]
+
+
+def digits_model(path, flag="--model"):
+    """The model of a file, run directory or shipped name; a UserError if its images are not those of the digits."""
+    model = bd.load_model(path)
+    if model.image_shape != (8, 8, 1):
+        raise UserError(f"{flag}: images (8, 8, 1) are expected. Received: {path}, of images {model.image_shape}")
+    return model
 
 
 def hidden_layer(pixels, labels):

@@ -10,15 +10,13 @@ the sampler that is best by pixels. Distances are as in digits.py; precision and
 import pathlib
 
 from absl import flags
-from digits_scores import Scores, eight_bits, flat
-from family_picture import family_picture
+from digits_scores import Scores, digits_model, eight_bits, flat
+from family_picture import check_picture, family_picture
 from miniature_tables import print_rows
 
-import tf_blurdiff as bd
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.metrics import precision_recall
-from tf_blurdiff.files import writable_file
 
 _OF_TEACHER = ("ancestral2", "ddim", "multistep2", "multistep3")
 # Teacher and students of these numbers of calls are drawn.
@@ -33,9 +31,9 @@ _OUT = flags.DEFINE_string("out", None, "A picture of the same seeds' images in 
 
 def main():
     """Prints the table and draws the picture."""
-    teacher, students, scores = bd.load_model(_TEACHER.value), _students(), Scores()
     if _OUT.value:
-        writable_file(_OUT.value, f"--out {_OUT.value}")
+        check_picture(_OUT.value)
+    teacher, students, scores = digits_model(_TEACHER.value, "--teacher"), _students(), Scores()
     print_rows(_rows(teacher, students, scores))
     if _OUT.value:
         family_picture(_sheets(teacher, students), _ZOOM).save(_OUT.value)
@@ -44,7 +42,7 @@ def main():
 
 def _students():
     """Those that are there, the most steps first."""
-    students = [bd.load_model(path) for path in pathlib.Path(_STUDENTS.value).glob("steps_*/model.keras")]
+    students = [digits_model(path, "--students") for path in pathlib.Path(_STUDENTS.value).glob("steps_*/model.keras")]
     if not students:
         raise UserError(
             f"--students: a folder of distill is expected, with steps_4 or the like. Got: {_STUDENTS.value}"

@@ -1,12 +1,23 @@
 """Sheets of images under their names, three side by side, as one picture."""
 
+import pathlib
+
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tf_blurdiff.data.pictures import image_grid
+from tf_blurdiff.data.pictures import WRITTEN, image_grid
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import writable_file
 
 _MARGIN = 24
 _COLUMNS = 3  # Wider pictures are shrunk where they are read.
+
+
+def check_picture(path):
+    """Raises a UserError if --out is no name of a picture, or cannot be written."""
+    if pathlib.Path(path).suffix.lower() not in WRITTEN:
+        raise UserError(f"--out must end in {', '.join(WRITTEN)}. Received: {path}")
+    writable_file(path, f"--out {path}")
 
 
 def family_picture(sheets, zoom):

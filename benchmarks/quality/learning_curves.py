@@ -1,7 +1,7 @@
 """Distances against steps of training: a table, and a picture with a line for each run."""
 
 from matplotlib.figure import Figure
-from miniature_tables import number
+from miniature_tables import distance, number
 
 
 def curves_table(curves):
@@ -9,7 +9,8 @@ def curves_table(curves):
     steps = sorted({each for reports in curves.values() for each in reports})
     table = [["steps", *map(str, steps)]]
     for name, reports in curves.items():
-        table.append([name, *(number(_distance(reports[each])) if each in reports else "" for each in steps)])
+        cells = {each: number(distance(report["models"][0])) for each, report in reports.items()}
+        table.append([name, *(cells.get(each, "") for each in steps)])
     return table
 
 
@@ -22,13 +23,9 @@ def draw_curves(curves, path):
         family, prediction = name.split(", ")
         style = {"color": f"C{families.index(family)}", "linestyle": ("--", "-")[predictions.index(prediction)]}
         steps = sorted(reports)
-        axes.plot(steps, [_distance(reports[each]) for each in steps], marker="o", markersize=4, label=name, **style)
+        distances = [distance(reports[each]["models"][0]) for each in steps]
+        axes.plot(steps, distances, marker="o", markersize=4, label=name, **style)
     axes.set_yticks([10, 20, 50, 100], [10, 20, 50, 100])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
-
-
-def _distance(report):
-    (scores,) = report["models"][0]["scores"].values()
-    return scores["frechet"]

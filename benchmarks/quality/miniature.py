@@ -89,7 +89,7 @@ LENGTHS = {
     "blurring, 6,000 steps": ("blurring_long",),
 }
 # Whose samples the picture has where they are there: the families' runs predict eps.
-PICTURED = {family: f"{family}, preconditioned" for family in ("gaussian", "blurring")}
+PICTURED = {family: f"{family}, preconditioned" for family in CONFIGS}
 # The evaluations of `calls`: runs, samplers, calls of the network and number of images.
 _SAMPLED = ("blurring", "gaussian", "blurring_long")
 MANY_CALLS = {

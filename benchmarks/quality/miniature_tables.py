@@ -56,7 +56,7 @@ def samplers_table(rows, reports):
     samplers = [model["sampler"] for model in next(iter(reports.values()))["models"]]
     table = [["", "runs", *samplers]]
     for title, of_row in rows.items():
-        distances = [[_distance(model) for model in reports[name]["models"]] for name in of_row if name in reports]
+        distances = [[distance(model) for model in reports[name]["models"]] for name in of_row if name in reports]
         if distances:
             table.append([title, str(len(distances)), *map(mean_and_deviation, zip(*distances))])
     return table
@@ -65,7 +65,7 @@ def samplers_table(rows, reports):
 def print_rows(table):
     """Prints a table as Markdown, each row as soon as it is there."""
     for number, row in enumerate(table):
-        print(f"| {' | '.join(row)} |", flush=True)
+        print(f"| {' | '.join(map(str, row))} |", flush=True)
         if not number:
             print("|" + " --- |" * len(row), flush=True)
 
@@ -81,7 +81,8 @@ def number(value):
     return f"{value:.2g}" if abs(value) < 0.01 else f"{value:.3g}"
 
 
-def _distance(model):
+def distance(model):
+    """The Frechet distance of a report's model that has one network's scores."""
     (scores,) = model["scores"].values()
     return scores["frechet"]
 

@@ -66,6 +66,8 @@ MISTAKES = {
     "quality/digits --part=guidance --model=digits": "--model: a model with labels is expected for --part guidance",
     "quality/digits --part=solvers --model=fashion_mnist": "--model: images (8, 8, 1) are expected",
     "quality/digits_students --teacher=digits --students=nowhere": "--students: a folder of distill is expected",
+    "quality/digits_students --teacher=fashion_mnist": "--teacher: images (8, 8, 1) are expected",
+    "quality/digits_students --teacher=digits --out=a.txt": "--out must end in .png",
     "quality/digits --part=solvers --out=a.png": "--out is for --part families and guidance",
     "quality/miniature --part=tables --runs=nowhere": "nowhere holds no reports; --part evaluate makes them",
     "data/image_folder --root=new --photographs=nowhere": "--num_patches: got 20000, expected at most 0",

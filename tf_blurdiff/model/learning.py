@@ -144,11 +144,13 @@ def example_losses(model: Any, network: Callable, x0: Any, t: Any, eps_freq: Any
     if model.lesson is not None:
         estimate = prediction.estimate(dct2(output), z_freq, at_t, at_t)
         error = idct2(model.lesson.error(estimate.x0_freq, z_freq, t, label))
-    elif prediction.loss_weight is None:
-        error = output - idct2(prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s))
     else:
-        weight = ops.power(prediction.loss_weight(at_t), model.loss_exponent)
-        error = idct2(weight * (dct2(output) - prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)))
+        target_freq = prediction.target(x0_freq, z_freq, eps_freq, at_t, at_s)
+        if prediction.loss_weight is None:
+            error = output - idct2(target_freq)
+        else:
+            weight = ops.power(prediction.loss_weight(at_t), model.loss_exponent)
+            error = idct2(weight * (dct2(output) - target_freq))
     return ops.mean(get_loss(model.loss_type)(error), axis=(1, 2, 3))
 
 
