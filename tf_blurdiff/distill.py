@@ -23,7 +23,7 @@ _LEARNING_RATE = FLAGS.float("learning_rate", 5e-4, "Of each stage; it falls to 
 _TEACHER_STEPS = FLAGS.integer(
     "teacher_steps", None, "To start from, of which the first student has a quarter (default: twice the model's own)."
 )
-_GRID = FLAGS.enum("grid", None, DISTILLATION_GRIDS, "Of the steps (default: uniform, or a student's own).")
+_GRID = FLAGS.enum("grid", None, DISTILLATION_GRIDS, "Of the steps (default: quadratic, or a student's own).")
 _SET = FLAGS.shared("set")
 
 

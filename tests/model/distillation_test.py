@@ -72,23 +72,24 @@ def test_the_published_image_is_without_error_in_each_frequency(rng, process, t,
     z_freq = rng.normal(size=(4, *SIZE, 1)).astype("float32")
     landing = exact_steps(process, z_freq, [t, 0.5 * (t + s), s])
     image = published_image(process, z_freq, landing, t, s).astype("float32")
-    error = Lesson(exact_teacher(process), 4).error(tf.constant(image), tf.constant(z_freq), tf.fill([4], t))
+    lesson = Lesson(exact_teacher(process), 4, grid="uniform")
+    error = lesson.error(tf.constant(image), tf.constant(z_freq), tf.fill([4], t))
     assert np.max(np.abs(error)) < 1e-4
 
 
 @every_process
 @pytest.mark.parametrize("t, s", [(0.75, 0.5), (0.25, 0.0)])
-def test_an_error_is_what_the_exact_flow_makes_of_it_in_the_image_in_units_of_the_data(rng, process, t, s):
-    lesson = Lesson(exact_teacher(process), 4)
+def test_an_error_is_what_the_exact_flow_makes_of_it_in_the_image_over_the_root_of_the_deviation(rng, process, t, s):
+    lesson = Lesson(exact_teacher(process), 4, grid="uniform")
     x0_freq, z_freq = rng.normal(size=(2, 3, *SIZE, 1)).astype("float32")
     error = lesson.error(tf.constant(x0_freq), tf.constant(z_freq), tf.fill([3], t))
     landings = step(process, x0_freq, z_freq, t, s), np.asarray(lesson.landing(tf.constant(z_freq), tf.fill([3], t)))
     images = [exact_steps(process, landing, np.linspace(s, 0.0, 401)) if s else landing for landing in landings]
-    np.testing.assert_allclose(error, (images[0] - images[1]) / STD, rtol=0.03, atol=0.02)
+    np.testing.assert_allclose(error, (images[0] - images[1]) / np.sqrt(STD), rtol=0.03, atol=0.02)
 
 
 def test_times_are_the_starts_of_the_students_steps_each_as_often():
-    lesson = Lesson(exact_teacher(PROCESSES["gaussian"]), 4)
+    lesson = Lesson(exact_teacher(PROCESSES["gaussian"]), 4, grid="uniform")
     times = lesson.time(tf.linspace(0.0, 0.9999, 1000)).numpy()
     assert dict(zip(*np.unique(times, return_counts=True))) == {0.25: 250, 0.5: 250, 0.75: 250, 1.0: 250}
 
@@ -99,7 +100,7 @@ def test_a_guided_teacher_teaches_where_it_goes_itself(scale):
     labels = np.array([0, 1, 2])
     how = {"labels": labels, "guidance_scale": scale, "sampler": "ddim", "num_steps": 2, "grid": "uniform"}
     start, _, end = (tf.constant(bd.dct2(z)) for z in model.sample(range(3), return_trajectory=True, **how))
-    landing = Lesson(model, 1, guidance_scale=scale).landing(start, tf.ones([3]), tf.constant(labels))
+    landing = Lesson(model, 1, guidance_scale=scale, grid="uniform").landing(start, tf.ones([3]), tf.constant(labels))
     np.testing.assert_allclose(landing, end, atol=1e-4)
 
 

@@ -31,13 +31,15 @@ def distilled(small_run, tmp_path_factory):
     return run_dir
 
 
-def test_the_last_student_samples_in_its_steps(distilled):
+def test_the_last_student_samples_in_its_steps(distilled, small_run):
     model = bd.load_model(distilled)
-    assert (model.sampler, model.num_steps, model.grid, model.ema_decay) == ("ddim", 1, "uniform", None)
+    assert (model.sampler, model.num_steps, model.grid, model.ema_decay) == ("ddim", 1, "quadratic", None)
     assert len(model.sample([0, 1], return_trajectory=True)) == 2
     last = bd.load_model(distilled / "steps_1")
     np.testing.assert_allclose(model.sample([0, 1]), last.sample([0, 1]), atol=1e-6)
-    assert load_config(distilled / "config.yaml").sample.num_steps == 1
+    config = load_config(distilled / "config.yaml")
+    assert (config.sample.num_steps, config.sample.grid, config.network.dropout) == (1, "quadratic", 0)
+    assert model.network.dropout == 0 < bd.load_model(small_run).network.dropout
 
 
 def test_every_stage_is_a_run_of_its_own_and_begins_where_the_one_before_ended(distilled, small_run, tmp_path):
@@ -122,17 +124,17 @@ def test_a_folder_of_another_teachers_students_is_refused(distilled, small_run, 
 @pytest.mark.slow
 def test_a_student_can_be_distilled_further(distilled, small_run, tmp_path):
     model = distill(distilled / "steps_2", TINY, tmp_path, steps=1, stage_steps=10, verbose=False)
-    assert (model.num_steps, model.grid, model.distilled_guidance) == (1, "uniform", 1.0)
+    assert (model.num_steps, model.grid, model.distilled_guidance) == (1, "quadratic", 1.0)
 
 
 @pytest.mark.slow
 def test_a_grid_goes_on_from_stage_to_stage(small_run, tmp_path):
     few = {"stage_steps": 10, "verbose": False}
-    first = distill(small_run, TINY, tmp_path / "two", steps=2, teacher_steps=8, grid="quadratic", **few)
+    first = distill(small_run, TINY, tmp_path / "two", steps=2, teacher_steps=8, grid="uniform", **few)
     last = distill(tmp_path / "two", TINY, tmp_path / "one", steps=1, **few)
-    assert first.grid == last.grid == "quadratic"
-    with pytest.raises(UserError, match="grid must be one of quadratic"):
-        distill(tmp_path / "two", TINY, tmp_path / "other", steps=1, grid="uniform", **few)
+    assert first.grid == last.grid == "uniform"
+    with pytest.raises(UserError, match="grid must be one of uniform"):
+        distill(tmp_path / "two", TINY, tmp_path / "other", steps=1, grid="quadratic", **few)
 
 
 def test_a_student_of_one_call_is_not_distilled_further(distilled, tmp_path):
@@ -148,7 +150,7 @@ def test_a_student_of_one_call_is_not_distilled_further(distilled, tmp_path):
         (TINY, {"steps": 8}, "steps must be at most 4, the first student's with a teacher of 16. Received: 8"),
         (TINY, {"teacher_steps": 2}, "teacher_steps must be 4 or more. Received: 2"),
         (TINY, {"teacher_steps": 5}, "teacher_steps must be a power of two"),
-        (TINY, {"grid": "logsnr"}, "grid must be one of uniform, quadratic. Received: 'logsnr'"),
+        (TINY, {"grid": "logsnr"}, "grid must be one of quadratic, uniform. Received: 'logsnr'"),
         (TINY, {"stage_steps": 0}, "stage_steps must be an integer of 1 or more"),
         (TINY, {"guidance_scale": 2.0}, "needs a model that was trained with labels and label_dropout"),
         (load_config("digits_gaussian"), {}, "the config's process is not the model's"),

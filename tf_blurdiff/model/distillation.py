@@ -14,11 +14,12 @@ from tf_blurdiff.diffusion.predictions import LEAST_STD
 from tf_blurdiff.diffusion.samplers import SamplingSettings, first_state, get_sampler, run_steps
 from tf_blurdiff.model.averages import learnable
 from tf_blurdiff.model.priors import UNKNOWN_STD
+from tf_blurdiff.networks import UNet
 
 # Deterministic: where it goes depends on where it starts alone.
 _SAMPLER = "ddim"
-# Those whose half as many steps are every second time.
-DISTILLATION_GRIDS = ("uniform", "quadratic")
+# Those whose half as many steps are every second time; the first is the default.
+DISTILLATION_GRIDS = ("quadratic", "uniform")
 
 
 class Lesson:
@@ -38,7 +39,7 @@ class Lesson:
         num_steps: int,
         steps_in_one: int = 2,
         guidance_scale: float = 1.0,
-        grid: str = "uniform",
+        grid: str = DISTILLATION_GRIDS[0],
     ) -> None:
         self._teacher = teacher
         self._steps_in_one = steps_in_one
@@ -71,10 +72,11 @@ class Lesson:
         return ops.stop_gradient(z_s_freq)
 
     def error(self, x0_freq: Any, z_freq: Any, t: Any, label: Any = None) -> Any:
-        """How far from there a step with these images lands, in units of the deviation that states have there.
+        """How far from there a step with these images lands, as far as it will matter in the image.
 
-        That deviation, `sqrt(alpha_s^2 std^2 + sigma_s^2)` with the data's own std for each frequency, makes of errors
-        what the steps that follow make of them in the image, were the data Gaussian.
+        The steps that follow make of an error in the state one in the image. Were the data Gaussian, that would be, in
+        units of the data's own std for each frequency, the error over `sqrt(alpha_s^2 std^2 + sigma_s^2)`. Times
+        `sqrt(std)` it is half way from units of the data to those of the image.
 
         Args:
             x0_freq: what the student takes the images for, `[B, H, W, C]`, in the DCT basis.
@@ -94,7 +96,7 @@ class Lesson:
         std = self._teacher.freq_std
         std = ops.where(std < UNKNOWN_STD, ops.maximum(std, LEAST_STD), 1.0)
         log_deviation = 0.5 * ops.logaddexp(2.0 * (at_s.log_alpha + ops.log(std)), 2.0 * at_s.log_sigma)
-        return ops.exp(-log_deviation) * difference
+        return ops.exp(0.5 * ops.log(std) - log_deviation) * difference
 
     def _times(self, t):
         """Those of the teacher's steps from t on, of each row: `[steps_in_one + 1, B]`."""
@@ -107,17 +109,19 @@ def student_of(
     num_steps: int,
     steps_in_one: int = 2,
     guidance_scale: float = 1.0,
-    grid: str = "uniform",
+    grid: str = DISTILLATION_GRIDS[0],
     **arguments: Any,
 ) -> Any:
     """A model with the teacher's averaged weights that is to learn to sample in so many steps.
+
+    A U-Net learns without dropout, since what it learns is a function of what it is given, and there is no end of it.
 
     Args:
         teacher: a `DiffusionModel` that samples well in `steps_in_one * num_steps` steps of ddim.
         num_steps: of the student.
         steps_in_one: how many of the teacher's steps are one of the student's.
         guidance_scale: of the teacher; the student has it built in. 1 for a teacher that is a student itself.
-        grid: "uniform" or "quadratic"; a teacher that is a student itself has its own.
+        grid: "quadratic" or "uniform"; a teacher that is a student itself has its own.
         **arguments: of the student's training: ema_decay, clip_norm, seed.
 
     Returns:
@@ -127,7 +131,10 @@ def student_of(
     if teacher.distilled_guidance is not None:  # It knows its own times alone.
         known, grid = teacher.distilled_guidance, teacher.grid
     own = {"sampler": _SAMPLER, "num_steps": num_steps, "grid": grid, "distilled_guidance": known}
-    student = type(teacher).from_config({**teacher.get_config(), **own, **arguments})
+    settings = teacher.get_config()
+    if isinstance(teacher.network, UNet):
+        settings["network"]["config"]["dropout"] = 0.0
+    student = type(teacher).from_config({**settings, **own, **arguments})
     for variable, value in zip(student.sampling_variables, teacher.sampling_variables, strict=True):
         variable.assign(value)
     for weight, average in zip(learnable(student.network), student.averages, strict=True):

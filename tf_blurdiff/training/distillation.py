@@ -20,7 +20,7 @@ from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError, check_count, one_of
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model import DISTILLATION_GRIDS, DiffusionModel, load_model, student_of
-from tf_blurdiff.networks import Adam
+from tf_blurdiff.networks import Adam, UNet
 from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate
 from tf_blurdiff.training.model_card import model_card, write_model_card
 from tf_blurdiff.training.run_directory import check_config, locked, writing
@@ -55,7 +55,7 @@ def distill(
         peak_learning_rate: of each, from which it falls as a cosine.
         teacher_steps: the number of steps to start from, a power of two, of which the first student has a quarter; None
             takes twice the model's own, rounded up to one. The next students halve.
-        grid: of the steps, "uniform" (None) or "quadratic", whose last steps are short; a student has its own.
+        grid: of the steps, "quadratic" (None), whose last steps are short, or "uniform"; a student has its own.
         verbose: whether to show progress.
 
     Returns:
@@ -173,10 +173,12 @@ def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
 
 
 def _as_it_is(config, student):
-    """The config, with what it says of predictions and samples being the student's."""
+    """The config, with what it says of predictions, dropout and samples being the student's."""
     learned = {name: getattr(student, name) for name in ("prediction", "loss_type", "loss_exponent", "label_dropout")}
     sampled = {name: getattr(student, name) for name in ("sampler", "num_steps", "grid")}
     sections = {"model": config.model.model_copy(update=learned), "sample": config.sample.model_copy(update=sampled)}
+    if isinstance(student.network, UNet):
+        sections["network"] = config.network.model_copy(update={"dropout": student.network.dropout})
     return config.model_copy(update=sections)
 
 
