@@ -16,8 +16,10 @@ from tf_blurdiff.model.averages import learnable
 from tf_blurdiff.model.priors import UNKNOWN_STD
 from tf_blurdiff.networks import UNet
 
-# Deterministic: where it goes depends on where it starts alone.
+# A student's. It is deterministic, as the teacher's have to be: where it goes depends on where it starts alone.
 _SAMPLER = "ddim"
+# A model's that is no student, where it fits its process: as many steps end much nearer to where many more would.
+_OF_SECOND_ORDER = "multistep2"
 # Those whose half as many steps are every second time; the first is the default.
 DISTILLATION_GRIDS = ("quadratic", "uniform")
 
@@ -31,6 +33,7 @@ class Lesson:
         steps_in_one: how many of the teacher's steps are one of the student's.
         guidance_scale: of the teacher, 1 for none; then the student's own labels are guided.
         grid: of both.
+        sampler: of the teacher's steps, a deterministic one; each of the student's steps begins anew with it.
     """
 
     def __init__(
@@ -40,11 +43,13 @@ class Lesson:
         steps_in_one: int = 2,
         guidance_scale: float = 1.0,
         grid: str = DISTILLATION_GRIDS[0],
+        sampler: str = _SAMPLER,
     ) -> None:
         self._teacher = teacher
         self._steps_in_one = steps_in_one
         self._guidance_scale = guidance_scale
-        times = SamplingSettings(_SAMPLER, steps_in_one * num_steps, grid).times(teacher.process)[:, 0]
+        self._sampler = get_sampler(sampler)
+        times = SamplingSettings(sampler, steps_in_one * num_steps, grid).times(teacher.process)[:, 0]
         # [steps_in_one + 1, num_steps]: the teacher's times in each of the student's steps, of which one ends where the
         # next begins.
         self._steps = np.concatenate([times[:-1].reshape(num_steps, -1).T, times[None, steps_in_one::steps_in_one]])
@@ -58,13 +63,12 @@ class Lesson:
     def landing(self, z_freq: Any, t: Any, label: Any = None) -> Any:
         """Where the teacher's steps end, `[B, H, W, C]`, from states at starts of the student's steps `[B]`."""
         scale = None if self._guidance_scale == 1.0 else ops.full_like(t, self._guidance_scale)
-        sampler = get_sampler(_SAMPLER)
         z_s_freq, *_ = run_steps(
-            sampler,
+            self._sampler,
             lambda *state_and_time: self._teacher.denoiser(*state_and_time, label, scale),
             self._teacher.process,
             lambda i: 0.0,
-            first_state(z_freq, sampler),
+            first_state(z_freq, self._sampler),
             self._times(t),
             0,
             self._steps_in_one,
@@ -117,7 +121,8 @@ def student_of(
     A U-Net learns without dropout, since what it learns is a function of what it is given, and there is no end of it.
 
     Args:
-        teacher: a `DiffusionModel` that samples well in `steps_in_one * num_steps` steps of ddim.
+        teacher: a `DiffusionModel` that samples well in `steps_in_one * num_steps` steps, of multistep2 where that fits
+            its process, and of ddim if not, or if it is a student itself.
         num_steps: of the student.
         steps_in_one: how many of the teacher's steps are one of the student's.
         guidance_scale: of the teacher; the student has it built in. 1 for a teacher that is a student itself.
@@ -127,9 +132,11 @@ def student_of(
     Returns:
         A `DiffusionModel` whose `lesson` its training follows.
     """
-    known = guidance_scale
+    known, sampler = guidance_scale, _SAMPLER
+    if get_sampler(_OF_SECOND_ORDER).allowed(teacher.process, teacher.prediction):
+        sampler = _OF_SECOND_ORDER
     if teacher.distilled_guidance is not None:  # It knows its own times alone.
-        known, grid = teacher.distilled_guidance, teacher.grid
+        known, grid, sampler = teacher.distilled_guidance, teacher.grid, _SAMPLER
     own = {"sampler": _SAMPLER, "num_steps": num_steps, "grid": grid, "distilled_guidance": known}
     settings = teacher.get_config()
     if isinstance(teacher.network, UNet):
@@ -139,5 +146,5 @@ def student_of(
         variable.assign(value)
     for weight, average in zip(learnable(student.network), student.averages, strict=True):
         weight.assign(average)
-    student.lesson = Lesson(teacher, num_steps, steps_in_one, guidance_scale, grid)
+    student.lesson = Lesson(teacher, num_steps, steps_in_one, guidance_scale, grid, sampler)
     return student
