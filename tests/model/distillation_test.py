@@ -11,10 +11,12 @@ import tf_blurdiff as bd
 from tests.diffusion.samplers_test import STD, analytic_denoiser
 from tests.support.models import make, randomized, small_network
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.distillation import Lesson
+from tf_blurdiff.model.distillation import Lesson, student_of
 
 SIZE = (8, 8)
+SAMPLERS = ("ddim", "multistep2")
 PROCESSES = {"gaussian": bd.process.gaussian(), "blurring": bd.process.blurring(sigma_blur_max=4.0)}
+STUDENT = {"sampler": "ddim", "num_steps": 4, "grid": "quadratic", "distilled_guidance": 2.0}
 every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
 
@@ -94,20 +96,54 @@ def test_times_are_the_starts_of_the_students_steps_each_as_often():
     assert dict(zip(*np.unique(times, return_counts=True))) == {0.25: 250, 0.5: 250, 0.75: 250, 1.0: 250}
 
 
+@every_process
+@pytest.mark.parametrize("t", [1.0, 0.75, 0.5, 0.25])
+def test_four_steps_of_second_order_end_nearer_to_the_exact_flow(rng, process, t):
+    z_freq = rng.normal(size=(3, *SIZE, 1)).astype("float32")
+    exact = exact_steps(process, z_freq, np.linspace(t, t - 0.25, 801))
+    lessons = [Lesson(exact_teacher(process), 4, 4, grid="uniform", sampler=sampler) for sampler in SAMPLERS]
+    first, second = (
+        np.mean((np.asarray(lesson.landing(tf.constant(z_freq), tf.fill([3], t))) - exact) ** 2) for lesson in lessons
+    )
+    assert second < 0.5 * first
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_a_guided_teacher_teaches_where_it_goes_itself(scale):
+def test_a_guided_teacher_teaches_where_it_goes_itself(scale, sampler):
     model = randomized(make(small_network(num_classes=3), label_dropout=0.1))
     labels = np.array([0, 1, 2])
-    how = {"labels": labels, "guidance_scale": scale, "sampler": "ddim", "num_steps": 2, "grid": "uniform"}
+    how = {"labels": labels, "guidance_scale": scale, "sampler": sampler, "num_steps": 2, "grid": "uniform"}
     start, _, end = (tf.constant(bd.dct2(z)) for z in model.sample(range(3), return_trajectory=True, **how))
-    landing = Lesson(model, 1, guidance_scale=scale, grid="uniform").landing(start, tf.ones([3]), tf.constant(labels))
+    lesson = Lesson(model, 1, guidance_scale=scale, grid="uniform", sampler=sampler)
+    landing = lesson.landing(start, tf.ones([3]), tf.constant(labels))
     np.testing.assert_allclose(landing, end, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "process, settings, sampler",
+    [
+        (bd.process.blurring(), {}, "multistep2"),
+        (bd.process.blurring(min_gain=0.0), {}, "ddim"),
+        (bd.process.blurring(), STUDENT, "ddim"),
+    ],
+    ids=["model", "some frequencies vanish", "student"],
+)
+def test_a_model_teaches_in_steps_of_second_order_where_it_can_and_a_student_in_its_own(process, settings, sampler):
+    teacher = bd.DiffusionModel(small_network(), process, "x0", image_shape=(*SIZE, 1), **settings)
+    assert student_of(teacher, 2).lesson.sampler == sampler
+
+
+def test_a_u_net_learns_without_dropout():
+    network = bd.UNet((*SIZE, 1), channels=4, multipliers=[1], num_res_blocks=1, attention_resolutions=[], dropout=0.3)
+    teacher = make(network)
+    teacher.adapt([(np.zeros((2, 8, 8, 1), "float32"),)])
+    assert student_of(teacher, 2).network.dropout == 0 and teacher.network.dropout == 0.3
 
 
 @pytest.fixture(scope="module")
 def student():
-    settings = {"sampler": "ddim", "num_steps": 4, "grid": "quadratic", "distilled_guidance": 2.0}
-    return randomized(make(small_network(num_classes=3), label_dropout=0.1, **settings))
+    return randomized(make(small_network(num_classes=3), label_dropout=0.1, **STUDENT))
 
 
 @pytest.mark.parametrize(

@@ -31,15 +31,14 @@ def distilled(small_run, tmp_path_factory):
     return run_dir
 
 
-def test_the_last_student_samples_in_its_steps(distilled, small_run):
+def test_the_last_student_samples_in_its_steps(distilled):
     model = bd.load_model(distilled)
     assert (model.sampler, model.num_steps, model.grid, model.ema_decay) == ("ddim", 1, "quadratic", None)
     assert len(model.sample([0, 1], return_trajectory=True)) == 2
     last = bd.load_model(distilled / "steps_1")
     np.testing.assert_allclose(model.sample([0, 1]), last.sample([0, 1]), atol=1e-6)
     config = load_config(distilled / "config.yaml")
-    assert (config.sample.num_steps, config.sample.grid, config.network.dropout) == (1, "quadratic", 0)
-    assert model.network.dropout == 0 < bd.load_model(small_run).network.dropout
+    assert (config.sample.num_steps, config.sample.grid) == (1, "quadratic")
 
 
 def test_every_stage_is_a_run_of_its_own_and_begins_where_the_one_before_ended(distilled, small_run, tmp_path):
@@ -117,7 +116,7 @@ def test_a_folder_of_another_teachers_students_is_refused(distilled, small_run, 
     other = shutil.copytree(distilled, tmp_path / "run")
     lesson = other / "steps_2" / "lesson.json"
     lesson.write_text(json.dumps({**json.loads(lesson.read_text()), "teacher": "another"}))
-    with pytest.raises(UserError, match="was begun with another teacher, its steps or guidance scale"):
+    with pytest.raises(UserError, match="was begun with another teacher, its steps, sampler or guidance scale"):
         distill(small_run, TINY, other, **FEW)
 
 

@@ -34,6 +34,9 @@ class Lesson:
         guidance_scale: of the teacher, 1 for none; then the student's own labels are guided.
         grid: of both.
         sampler: of the teacher's steps, a deterministic one; each of the student's steps begins anew with it.
+
+    Attributes:
+        sampler: its name.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class Lesson:
         self._teacher = teacher
         self._steps_in_one = steps_in_one
         self._guidance_scale = guidance_scale
-        self._sampler = get_sampler(sampler)
+        self.sampler = sampler
         times = SamplingSettings(sampler, steps_in_one * num_steps, grid).times(teacher.process)[:, 0]
         # [steps_in_one + 1, num_steps]: the teacher's times in each of the student's steps, of which one ends where the
         # next begins.
@@ -63,12 +66,13 @@ class Lesson:
     def landing(self, z_freq: Any, t: Any, label: Any = None) -> Any:
         """Where the teacher's steps end, `[B, H, W, C]`, from states at starts of the student's steps `[B]`."""
         scale = None if self._guidance_scale == 1.0 else ops.full_like(t, self._guidance_scale)
+        sampler = get_sampler(self.sampler)
         z_s_freq, *_ = run_steps(
-            self._sampler,
+            sampler,
             lambda *state_and_time: self._teacher.denoiser(*state_and_time, label, scale),
             self._teacher.process,
             lambda i: 0.0,
-            first_state(z_freq, self._sampler),
+            first_state(z_freq, sampler),
             self._times(t),
             0,
             self._steps_in_one,

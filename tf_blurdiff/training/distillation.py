@@ -167,7 +167,7 @@ def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
     config = _as_it_is(config, student)
     check_config(config, stage)
     with locked(stage) if devices.is_chief else contextlib.nullcontext():
-        _claim(stage, teacher, lesson, devices)
+        _claim(stage, teacher, student.lesson.sampler, lesson, devices)
         with errors_in_words(devices, train.batch_size), images.plain_errors():
             return Run(config, stage, student, images, devices, verbose).run()
 
@@ -182,16 +182,17 @@ def _as_it_is(config, student):
     return config.model_copy(update=sections)
 
 
-def _claim(stage, teacher, lesson, devices):
+def _claim(stage, teacher, sampler, lesson, devices):
     """Notes whose student this is, of what; raises a UserError in a folder of another's."""
     path = stage / "lesson.json"
     what = {"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": lesson["guidance_scale"]}
-    own = json.dumps({**what, "teacher_steps": lesson["num_steps"] * lesson["steps_in_one"]})
+    steps = {"teacher_steps": lesson["num_steps"] * lesson["steps_in_one"], "teacher_sampler": sampler}
+    own = json.dumps({**what, **steps})
     there = path.read_text(errors="replace") if path.exists() else own
     if there != own:
         raise UserError(
-            f"{stage} was begun with another teacher, its steps or guidance scale ({there} there, {own} here); "
-            "expected the same, or another run directory"
+            f"{stage} was begun with another teacher, its steps, sampler or guidance scale ({there} there, {own} "
+            "here); expected the same, or another run directory"
         )
     if devices.is_chief:
         with writing(stage, path.name):
