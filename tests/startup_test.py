@@ -1,4 +1,4 @@
-"""What a command line sets before TensorFlow loads."""
+"""What a command line does as TensorFlow loads."""
 
 import platform
 
@@ -24,3 +24,21 @@ def test_a_command_line_uses_onednn_unless_told_otherwise(own_setting, enabled, 
     if own_setting is not None:
         environment["TF_ENABLE_ONEDNN_OPTS"] = own_setting
     assert commands.run_python(PROGRAM, tmp_path, env=environment).strip() == enabled
+
+
+# Then what a program that goes on can use.
+LIGHT_PROGRAM = """
+import gc
+import sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "tf_blurdiff.train"]
+import tf_blurdiff
+print(sorted({"sklearn", "matplotlib", "scipy.stats"}.intersection(sys.modules)))
+print(gc.isenabled(), gc.get_freeze_count() > 0)
+import sklearn, matplotlib
+print(sklearn.__name__, matplotlib.__name__)
+"""
+
+
+def test_a_command_line_imports_nothing_that_it_may_not_need(tmp_path):
+    printed = commands.run_python(LIGHT_PROGRAM, tmp_path)
+    assert printed.splitlines() == ["[]", "True True", "sklearn matplotlib"]
