@@ -55,6 +55,10 @@ MISTAKES = {
         ["sample", "--model", MODEL, "--noise_seed", "1", "--detail_seed", "2"],
         "give one of --noise_seed and --detail_seed, not both",
     ),
+    "two ways from seed 0": (
+        ["sample", "--model", MODEL, "--interpolate_to", "0", "--detail_seed", "0"],
+        "give one of --interpolate_to and --detail_seed, not both",
+    ),
     "no picture": (["sample", "--model", MODEL, "--image", "nowhere.png"], "cannot read the image 'nowhere.png'"),
     "no steps": (["sample", "--model", MODEL, "--num_steps", "0"], "num_steps must be an integer of 1 or more"),
     "no images": (["sample", "--model", MODEL, "--num_images", "0"], "--num_images must be 1 or more. Received: 0"),
@@ -335,7 +339,7 @@ def test_export_and_verify(trained_run, tmp_path):
 GREY = np.full((3, 8, 8, 1), 200 / 127.5 - 1, "float32")
 WAYS = {
     "noise": (["--noise_seed", 3], lambda m: m.sample([7, 8, 9], noise_seeds=[3, 3, 3], sampler="ancestral")),
-    "between": (["--interpolate_to", 9], lambda m: m.interpolate(7, 9, 3, sampler="ancestral")),
+    "between": (["--interpolate_to", 0], lambda m: m.interpolate(7, 0, 3, sampler="ancestral")),
     "bands": (
         ["--detail_seed", 1, "--cutoff", 0.5],
         lambda m: m.mix_bands([7, 8, 9], [1, 2, 3], 0.5, sampler="ancestral"),

@@ -21,7 +21,10 @@ _GUIDANCE_SCALE = FLAGS.float("guidance_scale", 1.0, "Of the teacher; the studen
 _STAGE_STEPS = FLAGS.integer("stage_steps", 1500, "Optimizer steps of each stage.")
 _LEARNING_RATE = FLAGS.float("learning_rate", 5e-4, "Of each stage; it falls to 0 as a cosine.")
 _TEACHER_STEPS = FLAGS.integer(
-    "teacher_steps", None, "To start from, of which the first student has a quarter (default: twice the model's own)."
+    "teacher_steps",
+    None,
+    "To start from, of which the first student has a quarter (default: twice the model's own, rounded up to a power of "
+    "two). A distilled model has its own, and the first student half of them.",
 )
 _GRID = FLAGS.enum("grid", None, DISTILLATION_GRIDS, "Of the steps (default: quadratic, or a student's own).")
 _SET = FLAGS.shared("set")

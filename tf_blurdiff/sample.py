@@ -116,7 +116,7 @@ def _chosen_method():
         "image": (_IMAGE, _from_image),
         "trajectory": (_TRAJECTORY, _trajectory),
     }
-    asked = [name for name, (flag, _) in methods.items() if flag.value not in (None, False)]
+    asked = [name for name, (flag, _) in methods.items() if flag.value is not None and flag.value is not False]
     if len(asked) > 1:
         raise UserError(f"give one of --{' and --'.join(asked)}, not both")
     return methods[asked[0]][1] if asked else _from_seeds

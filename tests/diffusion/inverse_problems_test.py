@@ -6,6 +6,7 @@ import scipy.fft
 
 from tf_blurdiff.diffusion.inverse_problems import Averaged, Blurred, Masked, averaging_matrix, error_variance
 from tf_blurdiff.diffusion.process import Marginal, gaussian
+from tf_blurdiff.model.priors import UNKNOWN_STD
 
 SHAPE = (6, 12)
 
@@ -89,3 +90,9 @@ def test_the_error_variance_is_that_of_a_gaussian_coefficient(rng):
     z = alpha * x + sigma * rng.normal(size=x.size)
     residual = x - z * np.cov(x, z)[0, 1] / np.var(z)
     np.testing.assert_allclose(error_variance(1.7, at_t)[0, 0, 0, 0], np.var(residual), rtol=0.02)
+
+
+def test_of_what_nothing_is_known_the_error_variance_is_that_of_the_noise():
+    at_t = gaussian().marginal(np.array([0.3], "float32"), 4, 4)
+    expected = np.square(np.asarray(at_t.sigma) / np.asarray(at_t.alpha))
+    np.testing.assert_allclose(error_variance(UNKNOWN_STD, at_t), expected, rtol=1e-5)

@@ -1,8 +1,10 @@
 """Evaluation: the scores are those of the metrics on all images, from files and a cache that can be trusted."""
 
 import dataclasses
+import hashlib
 import json
 import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from tf_blurdiff.evaluation import reference
 from tf_blurdiff.evaluation.candidates import SampleSettings, draw_samples, open_candidates
 from tf_blurdiff.evaluation.features import open_features
 from tf_blurdiff.evaluation.metrics import frechet_distance, kernel_distance, precision_recall
+from tf_blurdiff.evaluation.provenance import describe_candidate
 from tf_blurdiff.evaluation.reference import Reference, gather_features, real_features
 from tf_blurdiff.evaluation.report import notes, score_table, write_report
 from tf_blurdiff.evaluation.scores import NEIGHBOURS_OF, BoundSettings, score
@@ -249,13 +252,31 @@ def test_copies_of_the_real_images_are_exposed(evaluated, real, pixels, tmp_path
     assert scored.figures["bits"] is None and "frechet" not in scores
 
 
-def test_a_process_without_noise_has_no_bits(real, tmp_path):
-    model = randomized(make(process="cold", prediction="x0", num_steps=3))
-    model.save(tmp_path / "cold.keras")
-    candidates = open_candidates([tmp_path / "cold.keras"], real[1], SAMPLES, metrics=["bits"])
+@pytest.mark.parametrize(
+    "settings, reason",
+    [
+        ({"process": "cold", "prediction": "x0", "num_steps": 3}, "does not end in noise"),
+        ({"sampler": "ddim", "num_steps": 3, "grid": "uniform", "distilled_guidance": 1.0}, "a distilled model"),
+    ],
+    ids=["cold", "distilled"],
+)
+def test_some_models_have_no_bits(real, tmp_path, settings, reason):
+    randomized(make(**settings)).save(tmp_path / "model.keras")
+    candidates = open_candidates([tmp_path / "model.keras"], real[1], SAMPLES, metrics=["bits"])
     draw_samples(candidates, real[1], SAMPLES, tmp_path, ONE)
     (scored,), _ = score(candidates, real[1], [], SAMPLES, tmp_path, tmp_path, ["bits"], BOUND)
-    assert "does not end in noise" in scored.figures["bits"]["none"]
+    assert reason in scored.figures["bits"]["none"]
+
+
+def test_a_model_can_be_a_folder(real, tmp_path):
+    """As Keras writes it for the Hugging Face Hub."""
+    randomized(make(num_steps=2)).save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as file:
+        file.extractall(tmp_path / "model")
+    candidates = open_candidates([tmp_path / "model"], real[1], SAMPLES, metrics=["frechet"])
+    draw_samples(candidates, real[1], SAMPLES, tmp_path, ONE)
+    digest = hashlib.sha256((tmp_path / "model" / "model.weights.h5").read_bytes()).hexdigest()
+    assert describe_candidate(candidates[0], SAMPLES, tmp_path)["sha256"] == digest[:16]
 
 
 def test_labels_are_as_often_as_among_the_real_images(real, tmp_path):

@@ -11,6 +11,7 @@ import tf_blurdiff as bd
 from tests.diffusion.samplers_test import STD, analytic_denoiser
 from tests.support.models import make, randomized, small_network
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.model.denoiser import BOUND
 from tf_blurdiff.model.distillation import Lesson, student_of
 
 SIZE = (8, 8)
@@ -139,6 +140,33 @@ def test_a_u_net_learns_without_dropout():
     teacher = make(network)
     teacher.adapt([(np.zeros((2, 8, 8, 1), "float32"),)])
     assert student_of(teacher, 2).network.dropout == 0 and teacher.network.dropout == 0.3
+
+
+def test_a_u_net_that_computes_again_can_be_a_teacher():
+    """With dropout it has the state of a generator of seeds, and its student has none."""
+    network = bd.UNet((*SIZE, 1), channels=4, multipliers=[1], num_res_blocks=1, dropout=0.3, rematerialize=True)
+    teacher = randomized(make(network))
+    for ours, theirs in zip(student_of(teacher, 2).averages, teacher.averages, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@every_process
+def test_a_student_goes_where_its_own_estimate_leads(process):
+    """Of eps too, whose estimates are shrunk in a model that is no student."""
+    how = {"sampler": "ddim", "num_steps": 1, "grid": "uniform", "distilled_guidance": 1.0}
+    model = bd.DiffusionModel(small_network(), process, "eps", image_shape=(*SIZE, 1), **how)
+    start, end = randomized(model).sample(range(3), return_trajectory=True)
+    output = model.ema_call([tf.constant(start), tf.ones([3])])
+    places = marginal(process, 1.0), marginal(process, 0.0)
+    x0_freq = model.own_prediction.estimate(bd.dct2(output), bd.dct2(start), *places).x0_freq
+    mean, bound = np.asarray(model.freq_mean), BOUND * np.asarray(model.freq_std)
+    bounded = np.clip(x0_freq, mean - bound, mean + bound)
+    np.testing.assert_allclose(bd.dct2(end), step(process, bounded, bd.dct2(start), 1.0, 0.0), atol=1e-3)
+
+
+def test_a_student_calls_its_network_once_a_step_where_labels_can_be_left_out():
+    teacher = randomized(make(small_network(num_classes=3), label_dropout=0.1))
+    assert teacher.denoiser.no_label == 3 and student_of(teacher, 2, guidance_scale=2.0).denoiser.no_label is None
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,14 @@ def test_a_small_file_of_a_small_file_is_equal(model, tmp_path):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_small_file_has_no_optimizer(model, tmp_path):
+    averaged = model.averaged()
+    averaged.compile("adam")
+    averaged.optimizer.build(averaged.network.trainable_variables)
+    small = bd.load_model(bd.export_keras(averaged, tmp_path / "small.keras"))
+    assert not small.compiled
+
+
 def test_what_float16_cannot_hold_stays_as_it_is(model, tmp_path):
     values = np.full(model.ema_weights[0].shape, 1e6, "float32")
     model.ema_weights[0].assign(values)

@@ -117,8 +117,25 @@ def test_a_folder_of_another_teachers_students_is_refused(distilled, small_run, 
     other = shutil.copytree(distilled, tmp_path / "run")
     lesson = other / "steps_2" / "lesson.json"
     lesson.write_text(json.dumps({**json.loads(lesson.read_text()), "teacher": "another"}))
-    with pytest.raises(UserError, match="was begun with another teacher, its steps, sampler or guidance scale"):
+    with pytest.raises(UserError, match="was begun with another teacher, its steps, sampler, grid or guidance scale"):
         distill(small_run, TINY, other, **FEW)
+
+
+def test_another_grid_is_refused_in_a_folder_that_was_begun(distilled, small_run, tmp_path):
+    other = shutil.copytree(distilled, tmp_path / "run")
+    with pytest.raises(UserError, match=r'was begun with another teacher.*"grid": "quadratic".*"grid": "uniform"'):
+        distill(small_run, TINY, other, grid="uniform", **FEW)
+
+
+@pytest.mark.parametrize("folder", ["of a training", "of the teacher"])
+def test_a_student_does_not_take_its_teachers_place(distilled, small_run, tmp_path, folder):
+    run_dir = shutil.copytree(small_run if folder == "of a training" else distilled / "steps_2", tmp_path / "run")
+    if folder == "of the teacher":
+        shutil.rmtree(run_dir / "checkpoints")
+    before = (run_dir / "model.keras").read_bytes()
+    with pytest.raises(UserError, match="holds another model; expected another folder"):
+        distill(run_dir, TINY, run_dir, verbose=False)
+    assert (run_dir / "model.keras").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -152,6 +169,8 @@ def test_a_student_of_one_call_is_not_distilled_further(distilled, tmp_path):
         (TINY, {"teacher_steps": 5}, "teacher_steps must be a power of two"),
         (TINY, {"grid": "logsnr"}, "grid must be one of quadratic, uniform. Received: 'logsnr'"),
         (TINY, {"stage_steps": 0}, "stage_steps must be an integer of 1 or more"),
+        (TINY, {"peak_learning_rate": -5e-4}, "the learning rate must be above 0. Received: -0.0005"),
+        (TINY, {"peak_learning_rate": float("nan")}, "the learning rate must be above 0. Received: nan"),
         (TINY, {"guidance_scale": 2.0}, "needs a model that was trained with labels and label_dropout"),
         (load_config("digits_gaussian"), {}, "the config's process is not the model's"),
         (load_config("digits", LARGER), {}, "the config's image shape is not the model's"),

@@ -98,9 +98,11 @@ class Masked(NamedTuple):
 
 
 def error_variance(std: Any, at_t: Marginal) -> Any:
-    """The variance of a coefficient given z_t, if it is Gaussian with standard deviation std: `[B, H, W, C]`."""
-    std, sigma = ops.square(std), ops.square(at_t.sigma)
-    return std * sigma / (ops.square(at_t.alpha) * std + sigma)
+    """The variance of a coefficient given z_t, if it is Gaussian with standard deviation std: `[B, H, W, C]`.
+
+    Where std is not known it is very large, and its square is not finite.
+    """
+    return ops.square(at_t.sigma) / (ops.square(at_t.alpha) + ops.square(at_t.sigma / std))
 
 
 def averaging_matrix(size: int, factor: int) -> np.ndarray:

@@ -73,6 +73,10 @@ class Prediction(NamedTuple):
         target, estimate, loss_weight = (functools.partial(function, spectrum) for function in functions)
         return self._replace(target=target, estimate=estimate, loss_weight=loss_weight)
 
+    def unshrunk(self) -> Self:
+        """The prediction without `spread`."""
+        return self._replace(spread=_no_spread)
+
 
 def x0_from_eps(eps_freq: Any, z_freq: Any, at_t: Marginal) -> Any:
     """`x0_freq` if the noise in `z_freq` is `eps_freq`: `(u_t - sigma_t eps) / alpha_t`."""

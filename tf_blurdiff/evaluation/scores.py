@@ -173,6 +173,8 @@ def _bits_of_models(
 def _bits(model: DiffusionModel, reference: Reference, settings: BoundSettings, verbose: bool) -> dict[str, Any]:
     if not model.process.ends_in_noise:
         return {"none": "the process does not end in noise, so the bound is not known"}
+    if model.distilled_guidance is not None:
+        return {"none": "a distilled model bounds no likelihood"}
     count = min(settings.num_images, reference.num_images)
     images = to_unit_range(reference.read(np.arange(count))).numpy()
     labels = candidate_labels(model, reference, count)

@@ -14,13 +14,16 @@ def fingerprint(model: Any) -> str:
     """`DiffusionModel.fingerprint`."""
     arguments = {name: value for name, value in model.get_config().items() if name != "class_names"}
     digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
-    # The states of Keras's seed generators are new in every process.
+    for variable in lasting_variables(model):
+        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
+    return digest.hexdigest()
+
+
+def lasting_variables(model: Any) -> list[keras.Variable]:
+    """`sampling_variables` without the states of Keras's seed generators, which are new in every process."""
     network = model.network
     states = {id(each) for each in network.variables} - {id(each) for each in network.weights}
-    for variable in model.sampling_variables:
-        if id(variable) not in states:
-            digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
-    return digest.hexdigest()
+    return [variable for variable in model.sampling_variables if id(variable) not in states]
 
 
 def averaged(model: Any) -> Any:

@@ -339,12 +339,14 @@ class DiffusionModel(KerasInterface):
     @functools.cached_property
     def denoiser(self) -> Denoiser:
         """What the sampling loop, the variational bound and pictures of a trajectory ask for estimates of the image."""
+        distilled = self.distilled_guidance is not None
         return Denoiser(
             network=self.ema_call,
-            prediction=self.own_prediction,
+            # A student learns where its own estimates lead, and these are not shrunk.
+            prediction=self.own_prediction.unshrunk() if distilled else self.own_prediction,
             guard=SpectralGuard(self.freq_mean, self.freq_std),
             takes_labels=self.num_classes is not None,
-            no_label=self.num_classes if self.label_dropout else None,
+            no_label=self.num_classes if self.label_dropout and not distilled else None,
         )
 
     @functools.cached_property

@@ -13,6 +13,7 @@ from keras import ops
 from tf_blurdiff.diffusion.predictions import LEAST_STD
 from tf_blurdiff.diffusion.samplers import SamplingSettings, first_state, get_sampler, run_steps
 from tf_blurdiff.model.averages import learnable
+from tf_blurdiff.model.copies import lasting_variables
 from tf_blurdiff.model.priors import UNKNOWN_STD
 from tf_blurdiff.networks import UNet
 
@@ -146,7 +147,7 @@ def student_of(
     if isinstance(teacher.network, UNet):
         settings["network"]["config"]["dropout"] = 0.0
     student = type(teacher).from_config({**settings, **own, **arguments})
-    for variable, value in zip(student.sampling_variables, teacher.sampling_variables, strict=True):
+    for variable, value in zip(lasting_variables(student), lasting_variables(teacher), strict=True):
         variable.assign(value)
     for weight, average in zip(learnable(student.network), student.averages, strict=True):
         weight.assign(average)

@@ -45,10 +45,9 @@ def export_keras(model: DiffusionModel, path: str | os.PathLike) -> pathlib.Path
     if path.suffix != ".keras":
         raise UserError(f"the path of a Keras model must end in .keras. Received: {path}")
     writable_file(path, path)
-    averaged = model if model.ema_decay is None else model.averaged()
     with tempfile.TemporaryDirectory() as folder, writing(path):
         whole = pathlib.Path(folder, "whole.keras")
-        averaged.save(whole)
+        model.averaged().save(whole)
         write_atomically(path, lambda part: _halve(whole, part))
     return path
 

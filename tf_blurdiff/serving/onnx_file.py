@@ -73,7 +73,8 @@ def export_onnx(
         "sampling": json.dumps(settings._asdict()),
         "class_names": json.dumps(model.class_names),
     }
-    converted = _converted(task, facts)
+    # A copy: what is traced for one runtime is not for another, and a model keeps what it has traced.
+    converted = _converted(sampling_task(model.averaged(), settings), facts)
     examples = {name: entry.example for name, entry in task.inputs.items()}
     expected = to_uint8(task.draw(**{name: tf.constant(rows) for name, rows in examples.items()})).numpy()
 

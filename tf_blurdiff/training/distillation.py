@@ -17,13 +17,13 @@ import keras
 from tf_blurdiff.config import Config
 from tf_blurdiff.config import loading as configs
 from tf_blurdiff.devices import open_devices
-from tf_blurdiff.errors import UserError, check_count, one_of
+from tf_blurdiff.errors import UserError, check_count, is_number, one_of
 from tf_blurdiff.files import write_atomically
-from tf_blurdiff.model import DISTILLATION_GRIDS, DiffusionModel, load_model, student_of
+from tf_blurdiff.model import DISTILLATION_GRIDS, DiffusionModel, find_model, load_model, student_of
 from tf_blurdiff.networks import Adam, UNet
 from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate
 from tf_blurdiff.training.model_card import model_card, write_model_card
-from tf_blurdiff.training.run_directory import check_config, locked, writing
+from tf_blurdiff.training.run_directory import check_config, locked, resolved, writing
 
 # How many of its teacher's steps are one of a student's: a model's own can be small, a student's are what they are.
 _OF_A_MODEL, _OF_A_STUDENT = 4, 2
@@ -53,8 +53,9 @@ def distill(
         guidance_scale: of the teacher; the students have it built in. For a model with labels and label dropout.
         stage_steps: optimizer steps of each stage.
         peak_learning_rate: of each, from which it falls as a cosine.
-        teacher_steps: the number of steps to start from, a power of two, of which the first student has a quarter; None
-            takes twice the model's own, rounded up to one. The next students halve.
+        teacher_steps: the number of steps to start from, a power of two, of which the first student has a quarter, or
+            half if the model is a student itself. None takes twice the model's own, rounded up to one, and of a student
+            its own. The next students halve.
         grid: of the steps, "quadratic" (None), whose last steps are short, or "uniform"; a student has its own.
         verbose: whether to show progress.
 
@@ -70,7 +71,11 @@ def distill(
     """
     run_dir = pathlib.Path(run_dir)
     check_count("stage_steps", stage_steps)
+    if not is_number(peak_learning_rate) or not 0.0 < peak_learning_rate < math.inf:
+        raise UserError(f"the learning rate must be above 0. Received: {peak_learning_rate!r}")
+    _check_folder(run_dir, model)
     devices = open_devices(config.train.strategy, config.train.replicas)
+    config = resolved(config, next(run_dir.glob("steps_*"), run_dir))
     teacher = _load(model, config, devices)
     _check(teacher, config, guidance_scale)
     numbers = _numbers_of_steps(teacher, steps, teacher_steps)
@@ -81,16 +86,23 @@ def distill(
     config = config.model_copy(update={"train": config.train.model_copy(update=train)})
     images = configs.build_images(config)
     check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
-    for number, (before, num_steps) in enumerate(itertools.pairwise(numbers), start=1):
-        stage = run_dir / f"steps_{num_steps}"
-        if verbose and devices.is_chief:
-            print(f"stage {number} of {len(numbers) - 1}: {before} steps become {num_steps}", flush=True)
-        lesson = {"num_steps": num_steps, "steps_in_one": before // num_steps, "guidance_scale": guidance_scale}
-        teacher = _train_stage(stage, teacher, {**lesson, "grid": grid}, config, images, devices, verbose)
-        guidance_scale = 1.0  # It is in the student's weights.
-    if devices.is_chief:
-        _put_on_top(run_dir, run_dir / f"steps_{steps}", teacher, config, images)
+    with locked(run_dir) if devices.is_chief else contextlib.nullcontext():
+        for number, (before, num_steps) in enumerate(itertools.pairwise(numbers), start=1):
+            stage = run_dir / f"steps_{num_steps}"
+            if verbose and devices.is_chief:
+                print(f"stage {number} of {len(numbers) - 1}: {before} steps become {num_steps}", flush=True)
+            lesson = {"num_steps": num_steps, "steps_in_one": before // num_steps, "guidance_scale": guidance_scale}
+            teacher = _train_stage(stage, teacher, {**lesson, "grid": grid}, config, images, devices, verbose)
+            guidance_scale = 1.0  # It is in the student's weights.
+        if devices.is_chief:
+            _put_on_top(run_dir, run_dir / f"steps_{steps}", teacher, config, images)
     return teacher
+
+
+def _check_folder(run_dir, model):
+    """Raises a UserError where the last student would take the place of a training's model, or of its own teacher."""
+    if (run_dir / "checkpoints").exists() or run_dir.resolve() == find_model(model).parent.resolve():
+        raise UserError(f"run directory {run_dir} holds another model; expected another folder for what it becomes")
 
 
 def _put_on_top(run_dir, stage, student, config, images):
@@ -106,7 +118,7 @@ def _put_on_top(run_dir, stage, student, config, images):
 
 def _load(model, config, devices):
     with devices.strategy.scope():
-        return load_model(model, precision=configs.resolved(config).train.precision)
+        return load_model(model, precision=config.train.precision)
 
 
 def _check(teacher, config, guidance_scale):
@@ -187,11 +199,11 @@ def _claim(stage, teacher, sampler, lesson, devices):
     path = stage / "lesson.json"
     what = {"teacher": teacher.averaged().fingerprint()[:16], "guidance_scale": lesson["guidance_scale"]}
     steps = {"teacher_steps": lesson["num_steps"] * lesson["steps_in_one"], "teacher_sampler": sampler}
-    own = json.dumps({**what, **steps})
+    own = json.dumps({**what, **steps, "grid": lesson["grid"]})
     there = path.read_text(errors="replace") if path.exists() else own
     if there != own:
         raise UserError(
-            f"{stage} was begun with another teacher, its steps, sampler or guidance scale ({there} there, {own} "
+            f"{stage} was begun with another teacher, its steps, sampler, grid or guidance scale ({there} there, {own} "
             "here); expected the same, or another run directory"
         )
     if devices.is_chief:

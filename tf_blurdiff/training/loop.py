@@ -68,7 +68,7 @@ def train(
     """
     run_dir = pathlib.Path(run_dir)
     if not override_config:
-        check_config(config, run_dir)
+        check_config(config, run_dir, advice=" (--override_config goes on with the new one)")
     devices = open_devices(config.train.strategy, config.train.replicas)
     with locked(run_dir) if devices.is_chief else contextlib.nullcontext():
         return train_on(devices, config, run_dir, verbose)

@@ -63,10 +63,10 @@ def resolved(config: Config, run_dir: pathlib.Path) -> Config:
     return configs.resolved(config, _begun_with(run_dir))
 
 
-def check_config(config: Config, run_dir: pathlib.Path) -> None:
+def check_config(config: Config, run_dir: pathlib.Path, advice: str = "") -> None:
     """Raises a UserError if the run was begun with another config, naming the keys that differ.
 
-    What the config leaves open, the run decides.
+    What the config leaves open, the run decides. The advice ends the message.
     """
     begun_with = _begun_with(run_dir)
     if begun_with is None:
@@ -76,7 +76,7 @@ def check_config(config: Config, run_dir: pathlib.Path) -> None:
     if refused:
         raise UserError(
             f"run directory {run_dir} was begun with another config: {', '.join(refused)}; "
-            "expected the same config, or another run directory (--override_config goes on with the new one)"
+            f"expected the same config, or another run directory{advice}"
         )
 
 
