@@ -21,9 +21,6 @@ import sys
 
 @contextlib.contextmanager
 def _standard_error_to_nowhere():
-    if sys.stderr is None:  # It was closed.
-        yield
-        return
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

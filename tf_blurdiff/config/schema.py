@@ -114,7 +114,7 @@ class Train(Section):
         "float32", description="of the network's arithmetic; auto: mixed_bfloat16 where the device has it, else float32"
     )
     compile: Annotated[str, named(COMPILE_CHOICES), BeforeValidator(on_or_off)] = Field(
-        "auto", description="loss, gradient and sampling through XLA; auto: if there is a GPU"
+        "auto", description="loss, gradient and sampling through XLA; auto: if there is a GPU, sampling if it is long"
     )
     strategy: Annotated[str, named(STRATEGIES)] = Field(
         "auto", description="the devices; auto: TF_CONFIG's workers, else all GPUs, else one device"
@@ -147,7 +147,7 @@ class Sample(Section):
         None, description="the reverse process's step; null: the one that goes with the process"
     )
     num_steps: PositiveInt | None = Field(
-        None, description="steps of the reverse process; null: 20 if it ends in noise, else 50 or its levels"
+        None, description="steps of the reverse process; null: 20 if it ends in noise, 50 if not, or its levels"
     )
     grid: Annotated[str, named(GRIDS)] | None = Field(None, description="its times; null: the sampler's own")
     num_images: PositiveInt = Field(64, description="images on a sheet of samples")

@@ -20,7 +20,7 @@ _RELATIVE, _ABSOLUTE = 1e-3, 1e-6
 
 
 def export_keras(model: DiffusionModel, path: str | os.PathLike) -> pathlib.Path:
-    """Writes a model file that only samples: about a quarter of a run's model.keras, and loaded as any other.
+    """Writes a model file without averages and optimizer: about a quarter of a run's model.keras, loaded as any other.
 
     It holds the averaged weights as float16, which Keras casts to float32 when it reads them; weights that float16
     cannot hold stay float32. Images are within a grey level of the model's, mostly equal.
