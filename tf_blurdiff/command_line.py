@@ -26,7 +26,7 @@ _SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         "string",
         {
             "help": "A .keras file, a run directory, hf://user/model, or a shipped one: digits, digits_4, emoji, "
-            "fashion_mnist."
+            "fashion_mnist, fashion_mnist_4."
         },
     ),
     "imports": ("multi_string", {"default": [], "help": "A package of your own to import first. That runs its code"}),

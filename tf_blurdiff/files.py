@@ -13,7 +13,7 @@ def shipped_files(folder: str, suffix: str) -> list[pathlib.Path]:
 
     Example:
         >>> [path.name for path in shipped_files("weights", ".keras")]
-        ['digits.keras', 'digits_4.keras', 'emoji.keras', 'fashion_mnist.keras']
+        ['digits.keras', 'digits_4.keras', 'emoji.keras', 'fashion_mnist.keras', 'fashion_mnist_4.keras']
     """
     package = pathlib.Path(__file__).parent
     # In a wheel they are inside the package, in a checkout beside it.

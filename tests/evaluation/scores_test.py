@@ -430,6 +430,6 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path):
     assert result.returncode == 2
     expected = (
         "expected a .keras file, a run directory that holds one, one of digits, digits_4, emoji, fashion_mnist, "
-        "or hf://user/model"
+        "fashion_mnist_4, or hf://user/model"
     )
     assert result.stderr == f"evaluate: model file not found: nowhere.keras; {expected}\n"

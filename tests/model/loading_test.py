@@ -35,7 +35,7 @@ def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("open_model", [bd.load_model, bd.load_pretrained])
 def test_an_unknown_name_is_answered_with_the_known_ones(open_model):
-    with pytest.raises(UserError, match="digits, digits_4, emoji, fashion_mnist") as caught:
+    with pytest.raises(UserError, match="digits, digits_4, emoji, fashion_mnist, fashion_mnist_4") as caught:
         open_model("cifar100")
     assert "cifar100" in str(caught.value) and "\n" not in str(caught.value)
 

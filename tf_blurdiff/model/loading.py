@@ -17,7 +17,7 @@ def shipped_models() -> dict[str, Path]:
 
     Example:
         >>> sorted(shipped_models())
-        ['digits', 'digits_4', 'emoji', 'fashion_mnist']
+        ['digits', 'digits_4', 'emoji', 'fashion_mnist', 'fashion_mnist_4']
     """
     return {path.stem: path for path in shipped_files("weights", ".keras")}
 
@@ -92,10 +92,10 @@ def load_model(path_or_name: str | Path, precision: str | None = None) -> Diffus
 
 
 def load_pretrained(name: str) -> DiffusionModel:
-    """A model that comes with the package, ready to sample from: "digits", "digits_4", "emoji" or "fashion_mnist".
+    """A model that comes with the package, ready to sample from: "digits", "emoji", "fashion_mnist" and others.
 
-    All are blurring diffusion; "digits_4" was distilled from "digits" and samples in four calls of its network.
-    weights/README.md says how they were trained and how good they are.
+    All are blurring diffusion; "digits_4" and "fashion_mnist_4" were distilled from those without a number, and sample
+    in four calls of their network. weights/README.md says how they were trained and how good they are.
 
     Raises:
         UserError: for another name.
