@@ -110,6 +110,18 @@ def test_damaged_files_are_named_once_and_the_next_is_used(damaged, cache_gb, ca
         assert sum(f"{damaged / str(i)}.png' (" in line and reason in line for line in lines) == 1
 
 
+def test_a_damaged_file_is_replaced_by_one_of_its_class_if_there_is_one(tmp_path):
+    for grey, name in enumerate(["a/0", "a/1", "b/2", "c/3"]):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("L", (6, 6), 10 * grey).save(path)
+    for name in ("a/1", "c/3"):
+        (tmp_path / f"{name}.png").write_bytes(b"not a picture")
+    names = FileNames(tmp_path, "folders")
+    decoder = Decoder(names, (6, 6, 1), keep=False, max_corrupt=2, labels=names.labels)
+    assert decoder(np.arange(4))[:, 0, 0, 0].tolist() == [0, 0, 20, 0]
+
+
 def test_damaged_files_are_replaced_alike_after_resuming(damaged):
     def values(start_step, steps):
         # A new process knows nothing of what an earlier one found.

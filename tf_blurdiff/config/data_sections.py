@@ -63,7 +63,7 @@ class Tfds(Data):
     split: str = Field("train", description="such as train, test or train[:90%]")
     root: str | None = Field(None, description="TFDS's data_dir; null for its default")
     cache_gb: float = Field(2.0, ge=0, description=_CACHE_GB)
-    cache_dir: str | None = Field(None, description="where images over cache_gb are kept, decoded")
+    cache_dir: str | None = Field(None, description="where images over cache_gb are kept; null: ~/.cache/tf_blurdiff")
     background: Background = WHITE
 
 

@@ -58,7 +58,7 @@ class Part(Sequence[str]):
 
 
 class Decoder:
-    """Decodes files by index; in place of one that cannot be read it gives the next that can.
+    """Decodes files by index; in place of one that cannot be read it gives the next that can, if possible of its class.
 
     Each unreadable file is named on stderr, once. What is given for an index depends on the files alone.
 
@@ -68,6 +68,7 @@ class Decoder:
         keep: whether what was decoded stays in memory.
         max_corrupt: how many unreadable files are skipped before one is an error.
         background: the colour behind transparent pictures.
+        labels: integers, one a file; None for files without classes.
 
     Attributes:
         kept: what was decoded, if it stays in memory; else None.
@@ -96,9 +97,10 @@ class Decoder:
         keep: bool,
         max_corrupt: int = 0,
         background: str = WHITE,
+        labels: np.ndarray | None = None,
     ) -> None:
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
-        self._background = background
+        self._background, self._labels = background, labels
         self.kept = KeptPixels(empty_pixels((len(paths), *image_shape)), complete=False) if keep else None
         self._corrupt: set[int] = set()
         self._lock = threading.Lock()
@@ -111,8 +113,7 @@ class Decoder:
         return self.kept.pixels[indices]
 
     def _decode(self, index):
-        for step in range(len(self._paths)):
-            candidate = (index + step) % len(self._paths)
+        for candidate in self._in_turn(index):
             if candidate in self._corrupt:
                 continue
             try:
@@ -120,6 +121,14 @@ class Decoder:
             except DataError as error:
                 self._skip(candidate, error)
         raise DataError(f"data.root: none of its {len(self._paths)} image files can be read, expected one or more")
+
+    def _in_turn(self, index):
+        """The file itself, then those after it: first all of its class, then the others."""
+        for of_its_class in (True, False):
+            for step in range(len(self._paths)):
+                number = (index + step) % len(self._paths)
+                if (self._labels is None or self._labels[number] == self._labels[index]) == of_its_class:
+                    yield number
 
     def _skip(self, index, error):
         with self._lock:

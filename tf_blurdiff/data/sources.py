@@ -245,7 +245,8 @@ def _open_folder(root, labels, image_shape, memory_limit, max_corrupt, backgroun
     def part(rows):
         paths = names if rows is None else Part(names, rows)
         keep = len(paths) * math.prod(image_shape) <= memory_limit
-        decoder = Decoder(paths, image_shape, keep, max_corrupt, background)
+        own_labels = names.labels if names.labels is None or rows is None else names.labels[rows]
+        decoder = Decoder(paths, image_shape, keep, max_corrupt, background, own_labels)
         return decoder, decoder.kept
 
     num_classes = None if names.class_names is None else len(names.class_names)
