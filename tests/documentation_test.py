@@ -45,7 +45,8 @@ NOT_RUN = {
     "python -m tf_blurdiff.evaluate --model runs/miniature": "needs that data, and an hour of training",
     "python -m tf_blurdiff.train --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.evaluate --model fashion_mnist": "needs that data",
-    "python -m tf_blurdiff.evaluate --model runs/clothes_4": "needs that data",
+    "python -m tf_blurdiff.evaluate --model runs/clothes_1": "needs that data",
+    "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.distill --model fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
     "python -m tf_blurdiff.distill --model runs/digits/model.keras --config digits.yaml --run_dir runs/digits_1": (
