@@ -9,7 +9,7 @@ command line would see that in place of its own messages. Other programs keep Te
 
 TensorFlow imports Keras, and Keras imports scikit-learn and matplotlib where they are, for wrappers and a plot that no
 command line here uses; and all that these modules hold is searched for garbage many times, as they load and at the end.
-Without, a command line begins and ends in half to two thirds of the time.
+Without, importing and ending together take about half of the time.
 """
 
 import contextlib

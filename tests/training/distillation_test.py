@@ -126,6 +126,11 @@ def test_another_grid_is_refused_in_a_folder_that_was_begun(distilled, small_run
         distill(small_run, TINY, other, grid="uniform", **FEW)
 
 
+def test_a_folder_that_was_begun_keeps_the_precision_that_auto_chose(distilled, small_run, monkeypatch):
+    monkeypatch.setattr("tf_blurdiff.config.loading.fast_precision", lambda: "mixed_bfloat16")  # On another machine.
+    assert distill(small_run, tiny(precision="auto"), distilled, **FEW).network.dtype_policy.name == "float32"
+
+
 @pytest.mark.parametrize("folder", ["of a training", "of the teacher"])
 def test_a_student_does_not_take_its_teachers_place(distilled, small_run, tmp_path, folder):
     run_dir = shutil.copytree(small_run if folder == "of a training" else distilled / "steps_2", tmp_path / "run")
