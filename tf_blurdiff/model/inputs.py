@@ -1,20 +1,23 @@
 """Checks of what training is given: what can be told from types and shapes when a step is traced, values in the step.
 
-A step in a graph can only fail with TensorFlow's own error, many lines long; `errors_in_words` makes one line of it.
+A step in a graph can only fail with TensorFlow's own error, many lines long; `errors_in_words` makes one line of it. A
+step of several replicas does not even fail, for those that wait for one that failed would not recover: it changes no
+weight, as any whose loss is not a number, and fails in words once it is done.
 """
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model.arguments import NEARLY_ONE, check_label_presence, wanted_images, wanted_labels
 
-_REFUSED = re.compile(r"tf_blurdiff: (.*?) \|")
+# What the step that runs has refused.
+_refused: list[str] = []
 
 
 def checked_inputs(model: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -32,11 +35,10 @@ def checked_inputs(model: Any, data: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
         images = _tensor(images, wanted_images(model.image_shape), (None, *model.image_shape), "is_floating")
         if labels is not None:
             labels = tf.cast(_tensor(labels, wanted_labels(model.num_classes), (None,), "is_integer"), tf.int64)
-        checked = _check_values(model, images, labels)
-    with tf.control_dependencies([checked]):
-        # Not used before: an embedding has an error of its own for a label that it does not know.
-        labels = None if labels is None else tf.identity(labels)
-    return tf.cast(images, tf.float32), labels
+        is_allowed = _check_values(model, images, labels)
+    # An embedding has an error of its own for a label that it does not know.
+    labels = None if labels is None else tf.where(is_allowed, labels, 0)
+    return tf.where(is_allowed, tf.cast(images, tf.float32), np.nan), labels
 
 
 def _tensor(given, wanted, shape, kind):
@@ -52,7 +54,8 @@ def _tensor(given, wanted, shape, kind):
     fits = tf.cond(tf.rank(tensor) == len(shape), lambda: tf.reduce_all(sizes[1:] == list(shape[1:])), lambda: False)
     received = lambda: tf.strings.format("shape {}", sizes)
     known = lambda: tf.reshape(tensor, (-1, *shape[1:]))
-    return _where_allowed(fits, known, wanted, received, tf.zeros((0, *shape[1:]), tensor.dtype))
+    none = tf.cast(tf.fill((sizes[0], *shape[1:]), -2), tensor.dtype)  # As pixels and as labels refused too.
+    return _where_allowed(fits, known, wanted, received, none)
 
 
 def _check_values(model, images, labels):
@@ -72,31 +75,35 @@ def _range(values):
 
 
 def _where_allowed(is_allowed, value, wanted, received, otherwise):
-    """A value; or an error, and `otherwise` for what does not wait for it."""
+    """A value; or an error of this replica's if it is the only one, and `otherwise`."""
 
     def refuse():
-        text = tf.strings.join(["tf_blurdiff: ", wanted, ". Received: ", received(), " |"])
-        with tf.control_dependencies([tf.debugging.Assert(False, [text])]):
+        text = tf.strings.join([wanted, ". Received: ", received()])
+        refused = tf.numpy_function(_note, [text], tf.bool)
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            refused = tf.debugging.Assert(~refused, [text])
+        with tf.control_dependencies([refused]):
             return tf.identity(otherwise)
 
     return tf.cond(is_allowed, value, refuse)
 
 
+def _note(text):
+    _refused.append(np.asarray(text).item().decode())
+    return True
+
+
 @contextlib.contextmanager
 def errors_in_words() -> Iterator[None]:
     """Turns the error of a step that was given wrong values into a UserError that says which."""
+    _refused.clear()
     try:
         yield
-    except tf.errors.OpError as error:
-        raise_in_words(error)
-        raise
-
-
-def raise_in_words(error: tf.errors.OpError) -> None:
-    """Raises a UserError if a step failed because of what it was given."""
-    refused = _REFUSED.search(str(error))
-    if refused is not None:
-        raise UserError(refused[1]) from None
+    except tf.errors.OpError:
+        if not _refused:
+            raise
+    if _refused:
+        raise UserError(_refused[0])
 
 
 def with_errors_in_words(step: Callable[..., Any]) -> Callable[..., Any]:
