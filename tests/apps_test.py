@@ -27,6 +27,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 NODE = shutil.which("node")
 
 
+@pytest.mark.slow
 def test_the_python_program_saves_what_the_model_samples(tmp_path, trained_run):
     (program,) = re.findall(r"```python\n(.*?)```", (commands.ROOT / "docs" / "apps.md").read_text(), re.DOTALL)
     model_path = str(trained_run / "model.keras")

@@ -305,6 +305,7 @@ def test_sample_writes_a_grid_and_single_files(trained_run, trained_model, tmp_p
         np.testing.assert_array_equal(grid[top : top + 64 : 8, left : left + 64 : 8], image)
 
 
+@pytest.mark.slow
 def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
     arguments = ["--num_images", 5, "--num_steps", 3, "--precision", "mixed_bfloat16"]
     result = commands.call("sample", "--model", trained_run / "model.keras", *arguments, cwd=tmp_path)
@@ -321,6 +322,7 @@ def test_sample_draws_a_grid_alone(trained_run, trained_model, tmp_path):
     assert np.abs(last - in_bfloat16).sum() < np.abs(last - in_float32).sum()
 
 
+@pytest.mark.slow
 def test_export_and_verify(trained_run, tmp_path):
     own = shutil.copytree(trained_run, tmp_path / "own", ignore=shutil.ignore_patterns("checkpoints"))
     (own / "README.md").write_text((own / "README.md").read_text() + "CC0, both.\n")

@@ -127,6 +127,7 @@ def output_of(line, folder, forks=None, timeout=300):
 
 # What takes long, by its start.
 SLOW = (
+    "python -m tf_blurdiff.sample --model emoji",  # As of a run's model, of a larger network.
     "for ",
     "python benchmarks/",
     *(f"python -m tf_blurdiff.{name}" for name in ("launch", "visualize", "evaluate")),
@@ -141,7 +142,7 @@ SLOW = (
     "python -m tf_blurdiff.export --model runs/digits/model.keras --out served/digits --quality_steps",
     "python export/load_test.py",
     "python -m tf_blurdiff.sample --model fashion_mnist",  # As of `emoji`.
-    # As of a run's model, of larger networks.
+    # Alike.
     "python -m tf_blurdiff.export --model digits",
     "python -m tf_blurdiff.export --model emoji",
 )

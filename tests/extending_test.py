@@ -34,6 +34,7 @@ def done(forks):
     return {line: forks.run(*line.split()) for line in LINES}
 
 
+@pytest.mark.slow
 def test_the_pages_commands_run(done, folder):
     assert len(LINES) == 3
     for line, each in done.items():
@@ -45,6 +46,7 @@ def test_the_pages_commands_run(done, folder):
     assert (folder / "served" / "mine" / "1" / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_a_model_whose_package_is_not_named_says_what_is_missing(forks, done):
     done = forks.run("-m", "tf_blurdiff.sample", "--model=runs/mine")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
@@ -53,6 +55,7 @@ def test_a_model_whose_package_is_not_named_says_what_is_missing(forks, done):
     )
 
 
+@pytest.mark.slow
 def test_the_parts_are_what_they_should_be(forks, done):
     """In another process, where the file is loaded from what the command has named."""
     program = """

@@ -74,6 +74,7 @@ def test_its_description_is_the_readme_without_what_an_index_cannot_show(metadat
     assert addresses and all(address.startswith("https://") for address in addresses)
 
 
+@pytest.mark.slow
 def test_it_works_from_an_empty_folder(wheel, tmp_path):
     site, folder = tmp_path / "site", tmp_path / "empty"
     folder.mkdir()

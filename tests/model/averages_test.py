@@ -48,7 +48,7 @@ FREEZING = {
 }
 
 
-RARELY = ("model", "one layer")
+RARELY = ("model", "one layer", "in an outer model")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_statistics_have_no_averages(tmp_path):
     np.testing.assert_array_equal(drawn(saved_and_loaded(model, tmp_path)), before)
 
 
-@pytest.mark.parametrize("copied", ["saved", "cloned"])
+@pytest.mark.parametrize("copied", ["saved", pytest.param("cloned", marks=pytest.mark.slow)])
 def test_averages_go_on_from_where_they_were(copied, tmp_path):
     """At learning rate 0 they approach the weights as slowly as before."""
     model = make()
@@ -196,7 +196,14 @@ def as_earlier_versions_saved(model, monkeypatch, path):
     monkeypatch.undo()
 
 
-@pytest.mark.parametrize("freeze", [lambda model: None, FREEZING["network"], FREEZING["one layer"]])
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        pytest.param(lambda model: None, marks=pytest.mark.slow),
+        pytest.param(FREEZING["network"], marks=pytest.mark.slow),
+        FREEZING["one layer"],
+    ],
+)
 def test_files_of_earlier_versions_are_loaded(freeze, monkeypatch, tmp_path):
     model = randomized(make())
     freeze(model)

@@ -19,7 +19,13 @@ def test_much_blur_is_warned_of():
 
 @pytest.mark.parametrize(
     "process, prediction",
-    [("blurring", "eps"), ("blurring", "preconditioned"), ("heat_dissipation", "less_blurred")],
+    [
+        ("blurring", "preconditioned"),
+        *(
+            pytest.param(*each, marks=pytest.mark.slow)
+            for each in [("blurring", "eps"), ("heat_dissipation", "less_blurred")]
+        ),
+    ],
 )
 def test_the_averaged_copy_samples_alike_from_a_smaller_file(process, prediction, tmp_path):
     model = randomized(make(process=process, prediction=prediction))
@@ -195,7 +201,7 @@ def test_preconditioned_learns_in_units_of_the_statistics(call):
         call(model)
 
 
-@pytest.mark.parametrize("process", ["gaussian", "blurring"])
+@pytest.mark.parametrize("process", [pytest.param("gaussian", marks=pytest.mark.slow), "blurring"])
 def test_preconditioned_without_statistics_is_eps(process):
     """Of data that may be anything: its network's output is minus eps."""
     model, of_eps = (make(process=process, prediction=name, num_steps=4) for name in ("preconditioned", "eps"))
@@ -208,7 +214,7 @@ def test_preconditioned_without_statistics_is_eps(process):
     np.testing.assert_allclose(model.sample(range(4)), of_eps.sample(range(4)), atol=1e-4)
 
 
-@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize("num_classes", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_fit_gathers_the_statistics_that_are_missing(num_classes):
     pictures, labels = images(16), None if num_classes is None else np.arange(16) % 3
     models = [make(small_network(num_classes), prediction="preconditioned", seed=1) for _ in range(2)]
@@ -263,8 +269,8 @@ def silent(process, data):
 @pytest.mark.parametrize(
     "process, sampler",
     [
-        ("gaussian", "multistep3"),
         ("blurring", "ancestral2"),
+        pytest.param("gaussian", "multistep3", marks=pytest.mark.slow),
         pytest.param("gaussian", "ancestral2", marks=pytest.mark.slow),
         pytest.param("blurring", "multistep3", marks=pytest.mark.slow),
     ],
@@ -280,7 +286,7 @@ def test_a_preconditioned_network_that_says_nothing_samples_gaussian_data(rng, p
     np.testing.assert_allclose((freq.mean(axis=0) - mean) / std, 0.0, atol=5 / np.sqrt(2000) + 0.02)
 
 
-@pytest.mark.parametrize("process", ["gaussian", "blurring"])
+@pytest.mark.parametrize("process", [pytest.param("gaussian", marks=pytest.mark.slow), "blurring"])
 def test_the_bits_of_a_preconditioned_network_that_says_nothing(rng, process):
     data = smooth_images(rng, 500)
     model = silent(process, data)

@@ -39,7 +39,7 @@ WAYS = {
     "adapt": lambda model, *given: model.adapt(*given),
     "adapt, data set": lambda model, *given: model.adapt(as_dataset(*given)),
 }
-RARELY = "evaluate", "train_on_batch", "test_on_batch", "adapt, data set"
+RARELY = "fit, data set", "evaluate", "train_on_batch", "test_on_batch", "adapt, data set"
 every_way = pytest.mark.parametrize(
     "way", [pytest.param(way, id=name, marks=pytest.mark.slow if name in RARELY else []) for name, way in WAYS.items()]
 )

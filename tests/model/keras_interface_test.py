@@ -57,7 +57,7 @@ COPIES = {
 
 
 @pytest.mark.parametrize(
-    "copied", [pytest.param(COPIES[name], id=name, marks=[pytest.mark.slow] * (name == "deepcopy")) for name in COPIES]
+    "copied", [pytest.param(COPIES[name], id=name, marks=[pytest.mark.slow] * (name != "saved")) for name in COPIES]
 )
 def test_training_goes_on_with_the_optimizers_state(copied, tmp_path):
     model = compiled()
@@ -158,7 +158,7 @@ def test_an_optimizer_of_several_makes_steps(tmp_path):
         fitted(compiled(keras.optimizers.MultiOptimizer(map_)))
 
 
-@pytest.mark.parametrize("inner", ["plain", "several"])
+@pytest.mark.parametrize("inner", ["plain", pytest.param("several", marks=pytest.mark.slow)])
 def test_accumulated_gradients_are_one_update(inner):
     """Of the mean of the batches' gradients; the averages follow then, and age then."""
     if inner == "plain":

@@ -12,8 +12,8 @@ from tf_blurdiff.diffusion.stateless_random import SeededNoise, normal_by_seed
 
 STEPS = 6
 FAMILIES = [
-    ("gaussian", "v", "ancestral"), ("blurring", "eps", "multistep3"), ("heat_dissipation", "less_blurred", "heat"),
-    ("cold", "x0", "cold"),
+    ("blurring", "eps", "multistep3"), ("heat_dissipation", "less_blurred", "heat"),
+    *(pytest.param(each, marks=pytest.mark.slow) for each in [("gaussian", "v", "ancestral"), ("cold", "x0", "cold")]),
 ]  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_every_step_draws_from_a_sequence_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     "process, arguments, labels",
     [
-        ("heat_dissipation", {"prediction": "less_blurred"}, None),
+        pytest.param("heat_dissipation", {"prediction": "less_blurred"}, None, marks=pytest.mark.slow),
         # A plain Keras network does not save its num_classes.
         ("cold", {"prediction": "x0", "label_dropout": 0.1}, [2, 0]),
     ],

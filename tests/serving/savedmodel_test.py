@@ -155,17 +155,13 @@ def operations(export_dir):
     return [*graph.node, *(node for function in graph.library.function for node in function.node_def)], graph
 
 
-# The slow test has all.
-FAMILIES = [("heat_dissipation", "less_blurred", "heat"), ("blurring", "preconditioned", "ancestral2")]
+USUAL = ("blurring", "preconditioned", "ancestral2")
 
 
-@pytest.mark.parametrize("process, prediction, sampler", FAMILIES)
-def test_every_family_is_exported(tmp_path, process, prediction, sampler):
-    check_export_of(tmp_path, process, prediction, sampler)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("process, prediction, sampler", models.SAMPLED)
+@pytest.mark.parametrize(
+    "process, prediction, sampler",
+    [pytest.param(*each, marks=[] if each == USUAL else pytest.mark.slow) for each in models.SAMPLED],
+)
 def test_all_that_is_allowed_is_exported(tmp_path, process, prediction, sampler):
     check_export_of(tmp_path, process, prediction, sampler)
 
@@ -253,6 +249,7 @@ def test_a_conditional_model_is_exported_with_labels(tmp_path):
     assert not np.array_equal(images[0], images[1])
 
 
+@pytest.mark.slow
 def test_a_model_with_label_dropout_is_exported_with_guidance(tmp_path):
     network = models.small_network(num_classes=3)
     model = models.randomized(models.make(network, "cold", prediction="x0", label_dropout=0.1))

@@ -43,6 +43,7 @@ def test_each_answers_with_its_own_weights_and_steps(export_dir, student):
     assert set(signatures["steps_1"].structured_input_signature[1]) == {"seed", "label", "guidance_scale"}
 
 
+@pytest.mark.slow
 def test_a_student_changes_images_by_its_own_steps(student, tmp_path, rng):
     signatures = tf.saved_model.load(str(bd.export_savedmodel(student, tmp_path, restoration=True))).signatures
     pixels, strengths = rng.integers(0, 256, (3, 8, 8, 1), "uint8"), (0.1, 0.5, 1.0)

@@ -98,6 +98,7 @@ def check_kills(folder, uninterrupted, kills, seed):
     assert steps_of(run_dir, "averaged_loss") == list(range(10, 61, 10))
 
 
+@pytest.mark.slow
 def test_killed_training_ends_with_the_same_weights(tmp_path, uninterrupted):
     check_kills(tmp_path, uninterrupted, kills=1, seed=0)
 
