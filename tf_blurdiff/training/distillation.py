@@ -80,10 +80,7 @@ def distill(
     _check(teacher, config, guidance_scale)
     numbers = _numbers_of_steps(teacher, steps, teacher_steps)
     grid = _grid(teacher, grid)
-    train = {"steps": stage_steps, "decay_steps": stage_steps, "learning_rate": peak_learning_rate, "warmup_steps": 0}
-    train["ema_decay"] = max(0.0, 1.0 - 1.0 / (_AVERAGED_SHARE * stage_steps + 1.0))
-    train["precision"] = teacher.network.dtype_policy.name
-    config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    config = _of_a_stage(config, stage_steps, peak_learning_rate, teacher.network.dtype_policy.name)
     images = configs.build_images(config)
     check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
     with locked(run_dir) if devices.is_chief else contextlib.nullcontext():
@@ -97,6 +94,14 @@ def distill(
         if devices.is_chief:
             _put_on_top(run_dir, run_dir / f"steps_{steps}", teacher, config, images)
     return teacher
+
+
+def _of_a_stage(config, steps, peak_learning_rate, precision):
+    """The config, with the training of one stage."""
+    ema_decay = max(0.0, 1.0 - 1.0 / (_AVERAGED_SHARE * steps + 1.0))
+    rate = {"learning_rate": peak_learning_rate, "warmup_steps": 0, "decay_steps": steps}
+    train = {"steps": steps, **rate, "ema_decay": ema_decay, "precision": precision}
+    return config.model_copy(update={"train": config.train.model_copy(update=train)})
 
 
 def _check_folder(run_dir, model):
