@@ -1,12 +1,15 @@
 """The export: the same images by every way there is, and nothing in it that TF Serving would not run."""
 
 import base64
+import fcntl
 import io
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import grpc
@@ -224,6 +227,19 @@ def test_versions_count_up_and_are_never_overwritten(trained_model, tmp_path):
     with pytest.raises(ValueError, match=r"version 8 is in .* already; taken: \[7, 8\]"):
         bd.export_savedmodel(trained_model, tmp_path, version=8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "8", "notes"]
+
+
+def test_a_second_export_into_the_folder_waits_for_the_first(trained_model, tmp_path):
+    first, names = os.open(tmp_path, os.O_RDONLY), []
+    fcntl.flock(first, fcntl.LOCK_EX)
+    export = lambda: names.append(bd.export_savedmodel(trained_model, tmp_path, num_steps=1).name)
+    (second := threading.Thread(target=export)).start()
+    second.join(2.0)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "1").mkdir()
+    os.close(first)
+    second.join(120)
+    assert names == ["2"]
 
 
 def test_a_failed_export_leaves_nothing(trained_model, tmp_path, monkeypatch):

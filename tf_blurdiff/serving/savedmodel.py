@@ -1,5 +1,7 @@
 """The model as a SavedModel for TF Serving: seeds in, images out, the whole sampling loop inside the graph."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -93,26 +95,45 @@ def export_savedmodel(
     check_count("keep", 1 if keep is None else keep)
     qualities = _qualities(model, settings, quality_steps)
     base_dir = pathlib.Path(base_dir)
-    final = base_dir / str(_free_version(base_dir, version))
-    _check_keeps_newest(base_dir, int(final.name), keep)
-    # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
-    temporary = base_dir / f".writing-{final.name}"
-    try:
+    with _alone_in(base_dir):
+        final = base_dir / str(_free_version(base_dir, version))
+        _check_keeps_newest(base_dir, int(final.name), keep)
         with writing(final, errors=(OSError, tf.errors.OpError)):
-            base_dir.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(temporary, ignore_errors=True)
-            served, signatures = _make_served(model, settings, qualities, restoration)
-            traced = {name: signature.function for name, signature in signatures.items()}
-            tf.saved_model.save(served, str(temporary), signatures=traced)
-            students = {f"steps_{own.num_steps}": other for other, own in qualities if other is not model}
-            assets = temporary / export_assets.FOLDER
-            export_assets.write_assets(assets, model, settings, signatures, students, notes)
-            os.rename(temporary, final)
+            _write(final, model, settings, qualities, restoration, notes)
             if keep is not None:
                 _remove_all_but(keep, base_dir)
+    return final
+
+
+def _write(final, model, settings, qualities, restoration, notes):
+    """The whole export, or nothing."""
+    # TF Serving looks at folders with an integer for a name only; the rename shows it the whole export at once.
+    temporary = final.with_name(f".writing-{final.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        served, signatures = _make_served(model, settings, qualities, restoration)
+        traced = {name: signature.function for name, signature in signatures.items()}
+        tf.saved_model.save(served, str(temporary), signatures=traced)
+        students = {f"steps_{own.num_steps}": other for other, own in qualities if other is not model}
+        assets = temporary / export_assets.FOLDER
+        export_assets.write_assets(assets, model, settings, signatures, students, notes)
+        os.rename(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return final
+
+
+@contextlib.contextmanager
+def _alone_in(base_dir):
+    """Makes the folder, waits until no other export into it goes on, of any process, and holds it meanwhile."""
+    with writing(base_dir):
+        base_dir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(base_dir, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Some file systems have no locks.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _qualities(model, settings, quality_steps):
