@@ -6,10 +6,11 @@
 
 Its parts, all of them unless told otherwise: `train` trains every run, `evaluate` draws and scores the samples of every
 run of full length, `calls` those of other samplers, numbers of calls and predictions, the last of runs a third as long,
-`curves` trains and scores in turns, `tables` prints what is there. Each is made of calls of the package's own command
-lines, which it prints: the same command again goes on where it was stopped. A training takes about twelve minutes of
-one core with AVX512_BF16; for all of it plan many hours of two. On a GPU, where a network as small as this leaves most
-of the card idle, --jobs 8 trains eight of them side by side, and writes what they say to RUN.log.
+`curves` trains and scores in turns, and so does `order`, without blur and with two strengths of it, three seeds each,
+`tables` prints what is there. Each is made of calls of the package's own command lines, which it prints: the same
+command again goes on where it was stopped. A training takes about twelve minutes of one core with AVX512_BF16; for all
+of it plan many hours of two. On a GPU, where a network as small as this leaves most of the card idle, --jobs 8 trains
+eight of them side by side, and writes what they say to RUN.log.
 """
 
 import json
@@ -19,91 +20,37 @@ import numpy as np
 from absl import flags
 from family_picture import family_picture
 from learning_curves import curves_table, draw_curves
+from miniature_runs import (
+    BLUR,
+    CURVE_ROWS,
+    CURVE_STEPS,
+    CURVES,
+    FAMILIES,
+    LENGTHS,
+    MANY_CALLS,
+    ORDER,
+    ORDER_ROWS,
+    PICTURED,
+    PREDICTED,
+    PREDICTED_ROWS,
+    RUNS,
+    STRENGTHS,
+)  # fmt: skip
 from miniature_tables import calls_table, print_rows, runs_table, samplers_table
-from trainings import EPS, PREDICTIONS, overrides, run, side_by_side
+from trainings import overrides, run, side_by_side
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pictures import read_image
 from tf_blurdiff.errors import UserError
 
-BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
-CONFIGS = {"gaussian": GAUSSIAN, "blurring": BLUR}
-# docs/results.md has these runs of 3,000 steps with the prediction and the sampler that were the default then.
-ONCE = (*EPS, "sample.sampler=multistep3")
-TWICE = (*EPS, "train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
-SHORT = ("train.steps=1000", "train.decay_steps=1000")
-DECIDING = ("preconditioned_0.25", "preconditioned_0.5")
-RUNS = {
-    "gaussian": (GAUSSIAN, ONCE),
-    "blurring": (BLUR, ONCE),
-    "heat_dissipation": ("miniature_heat_dissipation.yaml", ()),
-    "cold": ("miniature_cold.yaml", ()),
-    "gaussian_1": (GAUSSIAN, (*ONCE, "train.seed=1")),
-    "blurring_1": (BLUR, (*ONCE, "train.seed=1")),
-    "gaussian_2": (GAUSSIAN, (*ONCE, "train.seed=2")),
-    "blurring_2": (BLUR, (*ONCE, "train.seed=2")),
-    "blurring_small": (BLUR, (*ONCE, "process.sigma_blur_max=2.5")),
-    "blurring_strong": (BLUR, (*ONCE, "process.sigma_blur_max=20")),
-    "blurring_sin": (BLUR, (*ONCE, "process.blur_schedule=sin")),
-    "gaussian_long": (GAUSSIAN, TWICE),
-    "blurring_long": (BLUR, TWICE),
-}
-# What the network predicts, of three seeds where it decides.
-PREDICTED_ROWS = {
-    f"{family}, {name}": [f"{family}_{name}_{seed}" for seed in range(3 if name in DECIDING else 1)]
-    for family in CONFIGS
-    for name in PREDICTIONS
-}
-PREDICTED = {
-    run_name: (CONFIGS[family], (*SHORT, *PREDICTIONS[name], f"train.seed={seed}"))
-    for title, names in PREDICTED_ROWS.items()
-    for family, name in [title.split(", ")]
-    for seed, run_name in enumerate(names)
-}
-# The distances of trainings on the way to 3,000 steps: a line of the picture each.
-CURVES = {
-    f"{family}, {name}": (config, prediction)
-    for family, config in CONFIGS.items()
-    for name, prediction in {"eps": EPS, "preconditioned": ()}.items()
-}
-CURVE_STEPS = (500, 1000, 2000, 3000)
-# The rows of the tables, each of one run or of several that differ in the seed.
-FAMILIES = {
-    "gaussian": ("gaussian", "gaussian_1", "gaussian_2"),
-    "blurring": ("blurring", "blurring_1", "blurring_2"),
-    "heat dissipation": ("heat_dissipation",),
-    "cold": ("cold",),
-}
-STRENGTHS = {
-    "0 (gaussian)": FAMILIES["gaussian"],
-    "2.5": ("blurring_small",),
-    "10, published": FAMILIES["blurring"],
-    "20": ("blurring_strong",),
-    "10, sin and not sin squared": ("blurring_sin",),
-}
-LENGTHS = {
-    "gaussian, 3,000 steps": FAMILIES["gaussian"],
-    "blurring, 3,000 steps": FAMILIES["blurring"],
-    "gaussian, 6,000 steps": ("gaussian_long",),
-    "blurring, 6,000 steps": ("blurring_long",),
-}
-# Whose samples the picture has where they are there: the families' runs predict eps.
-PICTURED = {family: f"{family}, preconditioned" for family in CONFIGS}
-# The evaluations of `calls`: runs, samplers, calls of the network and number of images.
-_SAMPLED = ("blurring", "gaussian", "blurring_long")
-MANY_CALLS = {
-    "solvers": (_SAMPLED, ("ancestral2", "ddim", "multistep2", "multistep3"), (10, 20, 50), 1000),
-    "ancestral": (_SAMPLED, ("ancestral",), (50, 250, 1000), 1000),
-    "predictions": (tuple(PREDICTED), ("ancestral2", "multistep3"), (20,), 1000),
-}
-PARTS = ("train", "evaluate", "calls", "curves", "tables")
+PARTS = ("train", "evaluate", "calls", "curves", "order", "tables")
 _SHOWN, _ZOOM = 36, 3
 
 _RUNS = flags.DEFINE_string("runs", "runs/miniature", "The folder of the run directories.")
 _PART = flags.DEFINE_multi_enum("part", None, PARTS, "What to do; repeatable (default: everything).")
 _ONLY = flags.DEFINE_multi_enum(
-    "only", None, [*RUNS, *PREDICTED, *CURVES], "These runs alone; repeatable (default: all)."
+    "only", None, [*RUNS, *PREDICTED, *CURVES, *ORDER], "These runs alone; repeatable (default: all)."
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Trainings side by side.", lower_bound=1)
 _DATA_ROOT = flags.DEFINE_string("data_root", None, "Where TFDS keeps its data (default: its own place).")
@@ -111,11 +58,13 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", 3000, "Samples of each run.", l
 _NUM_REFERENCE = flags.DEFINE_integer("num_reference", 6000, "Real images, evenly spaced.", lower_bound=512)
 _OUT = flags.DEFINE_string("out", "miniature.png", "The picture of the families.")
 _CURVES_OUT = flags.DEFINE_string("curves_out", "learning_curves.png", "The picture of the curves.")
+_ORDER_OUT = flags.DEFINE_string("order_out", "order.png", "The picture of the strengths.")
 
 
 def main():
     """Runs the parts in their order."""
-    parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "curves": _curves, "tables": _tables}
+    parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "tables": _tables}
+    parts |= {"curves": lambda: _in_turns(CURVES), "order": lambda: _in_turns(ORDER)}
     for name in PARTS:
         if name in (_PART.value or PARTS):
             parts[name]()
@@ -126,14 +75,14 @@ def _train():
     side_by_side(_train_run, [(name, *runs[name]) for name in _chosen(runs)], _JOBS.value)
 
 
-def _curves():
+def _in_turns(runs):
     pathlib.Path(_RUNS.value).mkdir(parents=True, exist_ok=True)
-    side_by_side(_train_curve, [(_curve_folder(name), *CURVES[name]) for name in _chosen(CURVES)], _JOBS.value)
+    side_by_side(_train_in_turns, [(name, *runs[name]) for name in _chosen(runs)], _JOBS.value)
 
 
-def _train_curve(name, config, settings):
+def _train_in_turns(name, config, settings, stops):
     """One training, stopped at each number of steps for its samples to be scored."""
-    for steps in CURVE_STEPS:
+    for steps in stops:
         if _report(name, f"at_{steps}") is None:
             _train_run(name, config, (*settings, f"train.steps={steps}"))
             scored = ("--metrics", "frechet,kernel", "--num_images", 1000, "--features", "efficientnet_lite0")
@@ -186,8 +135,9 @@ def _tables():
     reports = {name: report for name in _chosen(RUNS) if (report := _report(name, "report"))}
     of_calls = [(name, report) for kind in ("solvers", "ancestral") for name, report in _reports_of_calls(kind)]
     predicted = dict(_reports_of_calls("predictions"))
-    curves = {name: curve for name in _chosen(CURVES) if (curve := _curve(name))}
-    if not (reports or of_calls or predicted or curves):
+    curves = _curves(CURVE_ROWS, CURVES)
+    order = _curves(ORDER_ROWS, ORDER)
+    if not (reports or of_calls or predicted or curves or order):
         raise UserError(f"{_RUNS.value} holds no reports; --part evaluate makes them")
     if of_calls:
         print("\nSamplers and calls of the network:\n")
@@ -195,11 +145,15 @@ def _tables():
     if predicted:
         print("\nFrechet distances by what the network predicts:\n")
         print_rows(samplers_table(PREDICTED_ROWS, predicted))
-    if curves:
-        print("\nFrechet distance by steps of training:\n")
-        print_rows(curves_table(curves))
-        draw_curves(curves, _CURVES_OUT.value)
-        print(f"\npicture: {_CURVES_OUT.value}")
+    for what, found, out in (
+        ("", curves, _CURVES_OUT.value),
+        (" and the strength of the blur", order, _ORDER_OUT.value),
+    ):
+        if found:
+            print(f"\nFrechet distance by steps of training{what}:\n")
+            print_rows(curves_table(found))
+            draw_curves(found, out)
+            print(f"\npicture: {out}")
     if reports:
         _tables_of_runs(reports)
 
@@ -218,12 +172,19 @@ def _tables_of_runs(reports):
     _draw(reports)
 
 
-def _curve(name):
-    return {steps: report for steps in CURVE_STEPS if (report := _report(_curve_folder(name), f"at_{steps}"))}
+def _curves(rows, runs):
+    """`{title: {steps: reports}}` of what there is."""
+    found = {title: [_curve(name, runs[name][2]) for name in _chosen(names)] for title, names in rows.items()}
+    return {title: curve for title, of_row in found.items() if (curve := _together(of_row))}
 
 
-def _curve_folder(name):
-    return f"curve_{name.replace(', ', '_')}"
+def _together(curves):
+    steps = sorted({each for curve in curves for each in curve})
+    return {each: [curve[each] for curve in curves if each in curve] for each in steps}
+
+
+def _curve(name, stops):
+    return {steps: report for steps in stops if (report := _report(name, f"at_{steps}"))}
 
 
 def _report(name, kind):
@@ -235,7 +196,7 @@ def _draw(reports):
     images = build_images(load_config(BLUR, _data()[1::2]))
     sheets = {"real": images.read(np.linspace(0, images.num_images - 1, _SHOWN).astype(int))}
     for family, (name, *_) in FAMILIES.items():
-        curve = _curve(PICTURED[family]) if family in PICTURED else {}
+        curve = _curve(PICTURED[family], CURVE_STEPS) if family in PICTURED else {}
         if report := curve.get(CURVE_STEPS[-1], reports.get(name)):
             folder = pathlib.Path(report["models"][0]["folder"])
             paths = [folder / f"seed_{seed}.png" for seed in range(_SHOWN)]

@@ -92,11 +92,11 @@ def test_runs_of_other_seeds_become_one_row_with_a_column_for_each_sampler():
 
 def test_learning_curves_become_rows_and_a_picture(tmp_path):
     curves = {
-        "gaussian, eps": {500: a_report(80.0, {}), 1000: a_report(40.0, {})},
-        "gaussian, preconditioned": {1000: a_report(30.0, {})},
+        "gaussian, eps": {500: [a_report(80.0, {})], 1000: [a_report(39.0, {}), a_report(41.0, {})]},
+        "gaussian, preconditioned": {1000: [a_report(30.0, {})]},
     }
     assert learning_curves.curves_table(curves) == [
-        ["steps", "500", "1000"], ["gaussian, eps", "80", "40"], ["gaussian, preconditioned", "", "30"],
+        ["steps", "500", "1000"], ["gaussian, eps", "80", "40 ± 1.4"], ["gaussian, preconditioned", "", "30"],
     ]  # fmt: skip
     learning_curves.draw_curves(curves, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
