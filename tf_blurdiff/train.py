@@ -26,7 +26,7 @@ _OVERRIDE_CONFIG = FLAGS.bool(
 def main() -> None:
     """Trains."""
     config = load_config(_CONFIG.value, _SET.value)
-    run_dir = pathlib.Path(_RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem)
+    run_dir = pathlib.Path(_RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem).expanduser()
     train(config, run_dir, override_config=_OVERRIDE_CONFIG.value)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from . import served_model
 from .batching import BatchScheduler
-from .config import ServerConfig, read_model_configs
-from .errors import ConfigurationError
+from .config import ModelConfig, ServerConfig, read_model_configs
+from .errors import ConfigurationError, ServingError
 from .grpc_services import start_grpc_server
 from .metrics import ServerMetrics
 from .model_store import ModelSpec, ModelStore
@@ -49,7 +49,7 @@ async def running(config: ServerConfig) -> AsyncIterator[ModelStore]:
     models = await load_models(config, metrics)
     watchers, stops = [asyncio.create_task(repeat(models.update, config.file_system_poll_seconds))], []
     if config.model_config_file:
-        file = ModelConfigFile(models, config.model_config_file)
+        file = ModelConfigFile(models, config.model_config_file, config.models)
         watchers.append(asyncio.create_task(repeat(file.reread, config.model_config_poll_seconds)))
     try:
         await _open_ports(config, models, metrics, stops)
@@ -82,7 +82,10 @@ async def load_models(config: ServerConfig, metrics: ServerMetrics) -> ModelStor
     await models.update()
     for model in config.models:
         if not models.available(model.name):
-            number, _, error = models.statuses(ModelSpec(model.name))[0]
+            try:
+                number, _, error = models.statuses(ModelSpec(model.name))[0]
+            except ServingError as gone:
+                raise ConfigurationError(f"cannot load from {model.base_path}: {gone}") from gone
             raise ConfigurationError(f"cannot load {model.base_path / str(number)}: {error}")
     return models
 
@@ -102,16 +105,15 @@ async def repeat(action: Callable[[], Awaitable[None]], seconds: float) -> None:
 
 
 class ModelConfigFile:
-    """The model config file, read again when its text has changed."""
+    """The model config file, whose `configs` are served; what it says is served when that has changed."""
 
-    def __init__(self, models: ModelStore, path: Path):
-        self._models, self._path = models, path
-        self._text = path.read_bytes()
+    def __init__(self, models: ModelStore, path: Path, configs: list[ModelConfig]):
+        self._models, self._path, self._configs = models, path, configs
 
     async def reread(self) -> None:
         """Serves what the file says now; a mistake in it is an error once, and changes nothing."""
-        text = self._path.read_bytes()
-        if text != self._text:
-            self._text = text
-            self._models.configure(read_model_configs(self._path))
+        configs = read_model_configs(self._path)
+        if configs != self._configs:
+            self._models.configure(configs)
+            self._configs = configs
             await self._models.update()

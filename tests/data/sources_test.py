@@ -60,6 +60,10 @@ def test_an_image_that_cannot_be_read_is_a_plain_error():
     for read in (lambda: list(images.batches(2)), lambda: images.read(np.array([5]))):
         with pytest.raises(DataError, match=r"^the file is damaged$"), images.plain_errors():
             read()
+    # As well where it is held out.
+    learned = Images(lambda indices: np.zeros((len(indices), 1, 1, 1), np.uint8), 8, (1, 1, 1), held_out=images)
+    with pytest.raises(DataError, match=r"^the file is damaged$"), learned.plain_errors():
+        list(learned.held_out.batches(2))
     # TensorFlow's own are left alone, also after one of the data.
     with pytest.raises(tf.errors.OpError), images.plain_errors():
         tf.raw_ops.AddV2(x=[1.0, 2.0], y=[1.0, 2.0, 3.0])

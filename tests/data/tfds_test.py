@@ -13,6 +13,7 @@ from tf_blurdiff.data import tfds as tfds_images
 from tf_blurdiff.data.batches import training_batches
 from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.sources import open_images
+from tf_blurdiff.errors import UserError
 
 
 class TinyPhotos(tfds.core.GeneratorBasedBuilder):
@@ -169,6 +170,23 @@ def test_a_missing_network_is_noticed_in_seconds(tfds_dir, monkeypatch):
     with pytest.raises(DataError, match="could not be prepared"):
         open_images("tfds", 8, 3, name="tiny_photos/broken", root=tfds_dir)
     assert sum(0.2 * 2**k for k in range(1, downloader.MAX_RETRIES)) < 10
+
+
+def test_what_could_not_be_decoded_leaves_nothing(tfds_dir, tmp_path, monkeypatch):
+    def decode_all(self, pixels, labels):
+        raise DataError("name: picture 3 cannot be read")
+
+    monkeypatch.setattr(tfds_images._Examples, "decode_all", decode_all)
+    with pytest.raises(DataError, match="picture 3 cannot be read"):
+        open_images("tfds", 4, 3, name="tiny_photos/plain", root=tfds_dir, cache_dir=tmp_path, cache_gb=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tfds_dir, tmp_path):
+    (tmp_path / "file").touch()
+    more = {"name": "tiny_photos/plain", "root": tfds_dir, "cache_dir": tmp_path / "file" / "cache"}
+    with pytest.raises(UserError, match=r"^cache_dir .*/file/cache cannot be written: Not a directory$"):
+        open_images("tfds", 4, 3, **more, cache_gb=0)
 
 
 def test_a_full_disk_is_noticed_before_writing(tfds_dir, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import scipy.fft
 import tensorflow as tf
 
 from tests.support.images import all_of
+from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.data.sources import Images, open_images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation import efficientnet_lite
@@ -147,11 +148,22 @@ def test_what_is_held_out_is_not_trained_on():
         assert sorted([*np.concatenate(epoch), *held_out]) == list(range(100))
 
 
+def test_a_classifier_of_pictures_that_cannot_be_read_is_one_line():
+    def fetch(indices):
+        raise DataError("the file is damaged")
+
+    with pytest.raises(DataError, match=r"^the file is damaged$"):
+        train_classifier(Images(fetch, 20, (8, 8, 1), np.arange(20) % 2, 2), epochs=1)
+
+
 def test_a_classifier_needs_labels_and_a_file_of_its_kind(digits, classifier_file, tmp_path):
     with pytest.raises(UserError, match="a classifier needs labels"):
         train_classifier(Images(None, 100, (8, 8, 1)))
     with pytest.raises(UserError, match=r"a classifier needs 10 images or more. Received: 5"):
         train_classifier(Images(None, 5, (8, 8, 1), np.zeros(5), 2))
+    with pytest.raises(UserError, match=r"classifier file not found: .*/none.keras") as caught:
+        load_classifier("~/none.keras")
+    assert "~" not in str(caught.value)
     with pytest.raises(UserError, match=r"epochs must be an integer of 1 or more, below 2\^31. Received: 0"):
         train_classifier(digits, epochs=0)
     with pytest.raises(UserError, match=r"is a classifier of images \(8, 8, 1\). Received: images \(16, 16, 1\)"):

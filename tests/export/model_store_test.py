@@ -8,9 +8,11 @@ import pytest
 from tensorflow_serving.apis import model_management_pb2
 
 from dev_server import model_store as store
-from dev_server.config import ModelConfig
-from dev_server.errors import ServingError
+from dev_server.config import ModelConfig, RestOptions, ServerConfig
+from dev_server.errors import ConfigurationError, ServingError
 from dev_server.grpc_services import ModelService
+from dev_server.metrics import ServerMetrics
+from dev_server.server import ModelConfigFile, load_models
 from tests.support.event_loop import in_event_loop
 
 Spec = store.ModelSpec
@@ -75,6 +77,31 @@ async def made(loader, base, labels_may_wait=False, **config):
     models.configure([ModelConfig("m", base, **config)])
     await models.update()
     return models
+
+
+def written(base, folder):
+    text = f'model_config_list {{ config {{ name: "m" base_path: "{base}" model_platform: "tensorflow" }} }}'
+    (folder / "models.config").write_text(text)
+    return folder / "models.config"
+
+
+@in_event_loop
+async def test_a_config_file_that_changed_while_models_loaded_is_taken_up(loader, base, tmp_path):
+    models = await made(loader, base)
+    served_then = [ModelConfig("m", base)]
+    write(tmp_path / "other", 5)
+    file = ModelConfigFile(models, written(tmp_path / "other", tmp_path), served_then)
+    await file.reread()
+    assert loader.loaded == [("m", 1), ("m", 5)]
+
+
+@in_event_loop
+async def test_versions_that_are_gone_before_they_load_are_a_mistake(tmp_path):
+    options = {"rest": RestOptions(), "batching": None, "labels_may_wait": False, "file_system_poll_seconds": 0}
+    file = {"model_config_file": None, "model_config_poll_seconds": 0}
+    config = ServerConfig([ModelConfig("m", tmp_path / "gone")], 0, 0, **options, **file)
+    with pytest.raises(ConfigurationError, match=r"cannot load from .*/gone: Could not find any versions of model m"):
+        await load_models(config, ServerMetrics())
 
 
 def states(models, name="m"):

@@ -27,9 +27,11 @@ def test_a_run_directory_is_its_model(tmp_path):
     assert find_model(tmp_path) == tmp_path / "model.keras"
 
 
-def test_a_file_goes_before_a_name(tmp_path, monkeypatch):
+@pytest.mark.parametrize("where", ["digits", "digits/model.keras"])
+def test_what_is_there_goes_before_a_shipped_name(tmp_path, monkeypatch, where):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "digits").write_text("mine")
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    (tmp_path / where).write_text("mine")
     assert find_model("digits").read_text() == "mine"
 
 

@@ -229,6 +229,13 @@ def test_versions_count_up_and_are_never_overwritten(trained_model, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "8", "notes"]
 
 
+def test_an_export_may_go_to_the_home_folder(trained_model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "served" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"version 3 is in {tmp_path}/served already"):
+        bd.export_savedmodel(trained_model, "~/served", version=3)
+
+
 def test_a_second_export_into_the_folder_waits_for_the_first(trained_model, tmp_path):
     first, names = os.open(tmp_path, os.O_RDONLY), []
     fcntl.flock(first, fcntl.LOCK_EX)

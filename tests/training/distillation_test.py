@@ -4,6 +4,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import subprocess
 import time
 
@@ -15,7 +16,7 @@ from tests.support import commands
 from tests.support.runs import TINY, assert_same_weights, environment, steps_of, tiny
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.errors import Unfinished, UserError
-from tf_blurdiff.training import distill
+from tf_blurdiff.training import distill, distillation
 from tf_blurdiff.training import loop as training
 
 pytestmark = pytest.mark.usefixtures("small_network")
@@ -59,21 +60,36 @@ def test_its_card_says_for_how_many_calls_it_is(distilled):
     assert "| distilled | calls of the network: 2 |" in (distilled / "steps_2" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("stage, step", [("steps_2", 10), pytest.param("steps_1", 20, marks=pytest.mark.slow)])
+# At the end of a stage, whose last step is too late to stop it, and within each.
+SLOWLY = [pytest.param(stage, 10, marks=pytest.mark.slow) for stage in ("steps_2", "steps_1")]
+
+
+@pytest.mark.parametrize("stage, step", [("steps_2", 20), *SLOWLY])
 def test_an_interruption_anywhere_changes_nothing(distilled, small_run, tmp_path, monkeypatch, stage, step):
     save = training.Run._save
 
     def stop_after(self, at):
         save(self, at)
         if (self.run_dir.name, at) == (stage, step):
-            raise Unfinished("stopped")
+            signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(training.Run, "_save", stop_after)
-    with pytest.raises(Unfinished):
+    with pytest.raises(
+        Unfinished, match=r"stopped by SIGTERM at (the end of the stage of 2 steps|step 1[0-9] of 20); the"
+    ):
         distill(small_run, TINY, tmp_path, **FEW)
     monkeypatch.setattr(training.Run, "_save", save)
+    assert (tmp_path / "steps_1").exists() is (stage == "steps_1")
     distill(small_run, TINY, tmp_path, **FEW)
     assert_same_weights(tmp_path, distilled)
+
+
+def test_a_stage_with_a_checkpoint_says_what_the_config_leaves_open(tmp_path):
+    for number in range(9):
+        (tmp_path / f"steps_{number}" / "checkpoints").mkdir(parents=True)
+    assert distillation._begun(tmp_path) == tmp_path
+    (tmp_path / "steps_4" / "checkpoints" / "ckpt-20.index").touch()
+    assert distillation._begun(tmp_path) == tmp_path / "steps_4"
 
 
 def start_distilling(small_run, run_dir):

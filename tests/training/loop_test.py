@@ -62,6 +62,13 @@ def test_the_resolved_config_repeats_the_run(trained_run, tmp_path):
     assert_same_weights(tmp_path / "again", trained_run)
 
 
+def test_a_run_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("tf_blurdiff.training.loop.train_on", lambda devices, config, run_dir, verbose: run_dir)
+    assert train(TINY, "~/run") == tmp_path / "run"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_learning_rate_rises_and_falls():
     settings = load_config("digits", ["train.learning_rate=0.1", "train.warmup_steps=4", "train.decay_steps=24"]).train
     schedule = learning_rate(settings)

@@ -11,6 +11,7 @@ from tests.support.picture_folders import make
 from tests.support.runs import assert_same_weights, rows_of, with_small_network
 from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data import to_unit_range
+from tf_blurdiff.data.pictures import DataError
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import train_step
 from tf_blurdiff.training.loop import train
@@ -95,6 +96,20 @@ def test_the_best_model_is_the_best_on_what_is_held_out(folders, tmp_path, monke
     monkeypatch.setattr(Snapshots, "_save_model", lambda self, names: saved.append(names[-1]))
     train(own(folders[2], "data.image_size=16"), tmp_path, verbose=False)
     assert saved == ["best.keras", "best.keras", "model.keras"]
+
+
+def test_a_held_out_picture_that_cannot_be_read_is_told_of_before_the_first_step(folders, tmp_path, monkeypatch):
+    config = own(folders[2], "data.image_size=16", "data.held_out=0.5", "data.max_corrupt=0")
+    images = build_images(config)
+
+    def fetch(indices):
+        raise DataError("the file is damaged")
+
+    monkeypatch.setattr(images.held_out, "_fetch", fetch)
+    monkeypatch.setattr("tf_blurdiff.config.loading.build_images", lambda config: images)
+    monkeypatch.setattr("tf_blurdiff.training.loop.Run._adapt", None)
+    with pytest.raises(DataError, match=r"^the file is damaged$"):
+        train(config, tmp_path, verbose=False)
 
 
 def test_what_is_held_out_is_neither_trained_nor_adapted_on(folders, tmp_path, monkeypatch):

@@ -168,15 +168,19 @@ class Images:
 
     @contextlib.contextmanager
     def plain_errors(self) -> Iterator[None]:
-        """Inside it, images that cannot be read raise the DataError, in place of TensorFlow's error that quotes it."""
-        try:
-            yield
-        except tf.errors.OpError:
-            if self._failure is None:
-                raise
-            raise self._failure from None
-        finally:
-            self._failure = None
+        """Inside it, images that cannot be read raise the DataError, in place of TensorFlow's error that quotes it.
+
+        So do those that are held out.
+        """
+        with contextlib.nullcontext() if self.held_out is None else self.held_out.plain_errors():
+            try:
+                yield
+            except tf.errors.OpError:
+                if self._failure is None:
+                    raise
+                raise self._failure from None
+            finally:
+                self._failure = None
 
     def _fetched(self, indices):
         return tf.numpy_function(self._fetch_noting_failure, [indices], tf.uint8, stateful=False)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.data.kept import empty_pixels
 from tf_blurdiff.data.pictures import WHITE, DataError, decode, fit, reason_of
+from tf_blurdiff.files import writable_folder
 
 # What the papers and the configs call it, and what TFDS does.
 _ALIASES = {"lsun/church": "lsun/church_outdoor"}
@@ -166,22 +167,23 @@ class _Examples:
 def _decoded_on_disk(examples, shape, folder):
     """Memory-mapped images and labels, decoded into `folder` the first time."""
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        writable_folder(folder.parent, f"cache_dir {folder.parent}")
         free, needed = shutil.disk_usage(folder.parent).free, math.prod(shape) + 8 * shape[0]
         # Writing to a memory map on a full disk kills the process.
         if free < needed:
             raise DataError(f"cache_dir: {str(folder.parent)!r} has {free} bytes free, expected {needed} or more")
         # Workers of several machines may share the folder.
         scratch = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.partial")
-        scratch.mkdir()
         logging.info("Decoding %d images into %s.", shape[0], folder)
-        pixels = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, shape)
-        labels = np.empty(shape[0], np.int64)
-        examples.decode_all(pixels, labels)
-        pixels.flush()
-        np.save(scratch / "labels.npy", labels)
         try:
-            scratch.rename(folder)
-        except OSError:  # Another process was faster.
-            shutil.rmtree(scratch)
+            scratch.mkdir()
+            pixels = np.lib.format.open_memmap(scratch / "images.npy", "w+", np.uint8, shape)
+            labels = np.empty(shape[0], np.int64)
+            examples.decode_all(pixels, labels)
+            pixels.flush()
+            np.save(scratch / "labels.npy", labels)
+            with contextlib.suppress(OSError):  # Another process was faster.
+                scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy")

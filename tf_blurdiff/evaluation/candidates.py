@@ -1,5 +1,6 @@
 """What is evaluated: models, each with the settings to sample from it, and their samples as files."""
 
+import hashlib
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ class Candidate(NamedTuple):
 
     name: str
     path: Path
+    sha256: str  # of the file when it was loaded, its first 16 digits
     model: DiffusionModel
     sampling: dict[str, Any]  # arguments of DiffusionModel.sampling_settings
 
@@ -76,7 +78,7 @@ def open_candidates(
         raise UserError(f"metrics must be some of {', '.join(METRICS)}. Received: {','.join(unknown) or 'none'}")
     candidates: dict[str, Candidate] = {}
     for path in map(find_model, paths):
-        model = load_model(path)
+        model, sha256 = load_model(path), _sha256(path)
         _check_model(model, path, reference.images)
         model.check_prior()
         labels = candidate_labels(model, reference, samples.num_images)
@@ -87,8 +89,14 @@ def open_candidates(
                 sampling |= {"eta": samples.eta, "delta": samples.delta}
                 settings = model.sampling_settings(**sampling)
                 name = _unused(f"{_stem(path)}-{settings.sampler}-{settings.num_steps}", candidates)
-                candidates[name] = Candidate(name, path, model, sampling)
+                candidates[name] = Candidate(name, path, sha256, model, sampling)
     return list(candidates.values())
+
+
+def _sha256(path):
+    # A folder is what Keras writes for the Hub.
+    file = path / "model.weights.h5" if path.is_dir() else path
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def draw_samples(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import keras
@@ -105,7 +106,8 @@ def train_classifier(
         An `ImageClassifier` with its `held_out_accuracy`.
 
     Raises:
-        UserError: for a data set without labels, one that is too small, and arguments that are not allowed.
+        UserError: for a data set without labels, one that is too small or cannot be read, and arguments that are not
+            allowed.
 
     Example:
         >>> from tf_blurdiff.data.sources import open_images
@@ -125,19 +127,21 @@ def train_classifier(
         keras.optimizers.AdamW(keras.optimizers.schedules.CosineDecay(2e-3, steps)),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    with tqdm(total=steps, desc="classifier", unit="step", disable=not verbose) as progress:
+    progress = tqdm(total=steps, desc="classifier", unit="step", disable=not verbose)
+    with progress, images.plain_errors():
         shown = keras.callbacks.LambdaCallback(on_train_batch_end=lambda step, logs: progress.update())
         batches = images.batches(batch_size, fitted, labels=True, shuffle_seed=seed)
         model.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=[shown])
-    judged = images.batches(batch_size, held_out, labels=True).as_numpy_iterator()
-    right = [np.argmax(model(x), axis=-1) == y for x, y in judged]
+        judged = images.batches(batch_size, held_out, labels=True).as_numpy_iterator()
+        right = [np.argmax(model(x), axis=-1) == y for x, y in judged]
     model.held_out_accuracy = float(np.concatenate(right).mean())
     return model
 
 
 def load_classifier(path: str | os.PathLike) -> ImageClassifier:
     """Loads an `ImageClassifier` from a .keras file; raises a UserError if there is none."""
-    if not os.path.isfile(path):
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise UserError(f"classifier file not found: {path} (a .keras file of train_classifier is expected)")
     try:
         model = keras.saving.load_model(path)

@@ -53,12 +53,10 @@ def describe_run(
 def describe_candidate(candidate: Candidate, samples: SampleSettings, out_dir: str | Path) -> dict[str, Any]:
     """Which model it is and how its samples in `out_dir` were drawn; can be written as JSON."""
     model, folder = candidate.model, candidate.folder(out_dir)
-    # A folder is what Keras writes for the Hub.
-    file = candidate.path / "model.weights.h5" if candidate.path.is_dir() else candidate.path
     return {
         "name": candidate.name,
         "path": str(candidate.path),
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+        "sha256": candidate.sha256,
         "weights": "averaged",
         "process": f"{type(model.process.noise).__name__}, {type(model.process.dissipation).__name__}",
         "prediction": model.prediction,

@@ -25,8 +25,8 @@ def shipped_models() -> dict[str, Path]:
 def find_model(path_or_name: str | Path) -> Path:
     """The path of a .keras file, of a run directory's `model.keras`, or of a shipped model by its name.
 
-    A file goes before a name. "hf://user/model" is downloaded from the Hugging Face Hub first, as Keras does: what
-    `model.save("hf://user/model")` has written there, which is a folder, or a file model.keras.
+    What is there goes before a shipped name. "hf://user/model" is downloaded from the Hugging Face Hub first, as Keras
+    does: what `model.save("hf://user/model")` has written there, which is a folder, or a file model.keras.
 
     Raises:
         UserError: if there is none, or if it cannot be downloaded.
@@ -39,12 +39,12 @@ def find_model(path_or_name: str | Path) -> Path:
     path = _downloaded(name) if name.startswith(_HUB) else Path(name).expanduser()
     if path.is_file():
         return path
-    if name in shipped:
-        return shipped[name]
     if (path / "model.keras").is_file():
         return path / "model.keras"
     if (path / "model.weights.h5").is_file() and (path / "config.json").is_file():
         return path
+    if name in shipped:
+        return shipped[name]
     expected = (
         f"expected a .keras file, a run directory that holds one, one of {', '.join(shipped)}, or {_HUB}user/model"
     )

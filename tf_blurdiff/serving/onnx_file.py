@@ -59,7 +59,7 @@ def export_onnx(
             if the model's network has an operation that cannot be converted, or if ONNX Runtime gives other images
             (more than one grey level apart).
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if path.suffix != ".onnx":
         raise UserError(f"the path of an ONNX file must end in .onnx. Received: {path}")
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:

@@ -94,7 +94,7 @@ def export_savedmodel(
         check_restores(model)
     check_count("keep", 1 if keep is None else keep)
     qualities = _qualities(model, settings, quality_steps)
-    base_dir = pathlib.Path(base_dir)
+    base_dir = pathlib.Path(base_dir).expanduser()
     with _alone_in(base_dir):
         final = base_dir / str(_free_version(base_dir, version))
         _check_keeps_newest(base_dir, int(final.name), keep)

@@ -21,7 +21,8 @@ from tf_blurdiff.errors import UserError, check_count, is_number, one_of
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model import DISTILLATION_GRIDS, DiffusionModel, find_model, load_model, student_of
 from tf_blurdiff.networks import Adam, UNet
-from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate
+from tf_blurdiff.training.checkpoints import steps_in
+from tf_blurdiff.training.loop import Run, check_batch_size, errors_in_words, learning_rate, unfinished
 from tf_blurdiff.training.model_card import model_card, write_model_card
 from tf_blurdiff.training.run_directory import check_config, locked, resolved, writing
 
@@ -69,13 +70,13 @@ def distill(
 
     Reference: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, algorithm 2.
     """
-    run_dir = pathlib.Path(run_dir)
+    run_dir = pathlib.Path(run_dir).expanduser()
     check_count("stage_steps", stage_steps)
     if not is_number(peak_learning_rate) or not 0.0 < peak_learning_rate < math.inf:
         raise UserError(f"the learning rate must be above 0. Received: {peak_learning_rate!r}")
     _check_folder(run_dir, model)
     devices = open_devices(config.train.strategy, config.train.replicas)
-    config = resolved(config, next(run_dir.glob("steps_*"), run_dir))
+    config = resolved(config, _begun(run_dir))
     teacher = _load(model, config, devices)
     _check(teacher, config, guidance_scale)
     numbers = _numbers_of_steps(teacher, steps, teacher_steps)
@@ -89,11 +90,20 @@ def distill(
             if verbose and devices.is_chief:
                 print(f"stage {number} of {len(numbers) - 1}: {before} steps become {num_steps}", flush=True)
             lesson = {"num_steps": num_steps, "steps_in_one": before // num_steps, "guidance_scale": guidance_scale}
-            teacher = _train_stage(stage, teacher, {**lesson, "grid": grid}, config, images, devices, verbose)
-            guidance_scale = 1.0  # It is in the student's weights.
+            run = _train_stage(stage, teacher, {**lesson, "grid": grid}, config, images, devices, verbose)
+            # The scale is in the student's weights now.
+            teacher, guidance_scale = run.model, 1.0
+            # A stage may be done before a signal counts.
+            if num_steps != steps and devices.mean([run.stopped_by is not None])[0]:
+                raise unfinished(run.stopped_by, f"the end of the stage of {num_steps} steps")
         if devices.is_chief:
             _put_on_top(run_dir, run_dir / f"steps_{steps}", teacher, config, images)
     return teacher
+
+
+def _begun(run_dir):
+    """The stage that has decided what the config leaves open: one with a checkpoint, or else none."""
+    return next((stage for stage in run_dir.glob("steps_*") if steps_in(stage / "checkpoints")), run_dir)
 
 
 def _of_a_stage(config, steps, peak_learning_rate, precision):
@@ -173,7 +183,7 @@ def _grid(teacher, grid):
 
 
 def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
-    """The student of one stage, trained to its end."""
+    """The run of one stage, which has trained its student to its end."""
     train = config.train
     own = {"ema_decay": train.ema_decay, "clip_norm": train.clip_norm, "seed": train.seed}
     keras.utils.set_random_seed(train.seed)
@@ -186,7 +196,9 @@ def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
     with locked(stage) if devices.is_chief else contextlib.nullcontext():
         _claim(stage, teacher, student.lesson.sampler, lesson, devices)
         with errors_in_words(devices, train.batch_size), images.plain_errors():
-            return Run(config, stage, student, images, devices, verbose).run()
+            run = Run(config, stage, student, images, devices, verbose)
+            run.run()
+            return run
 
 
 def _as_it_is(config, student):

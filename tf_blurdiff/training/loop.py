@@ -66,7 +66,7 @@ def train(
             missing, or if training has diverged.
         Unfinished: after SIGTERM or Ctrl-C, and if another worker is gone.
     """
-    run_dir = pathlib.Path(run_dir)
+    run_dir = pathlib.Path(run_dir).expanduser()
     if not override_config:
         check_config(config, run_dir, advice=" (--override_config goes on with the new one)")
     devices = open_devices(config.train.strategy, config.train.replicas)
@@ -163,10 +163,11 @@ class Run:
         self.model, self.images, self.devices = model, images, devices
         self.report: Report = ChiefReport(run_dir, self.settings.steps, verbose) if devices.is_chief else Report()
         self.snapshots = Snapshots(run_dir, model, images, self.settings.keep_checkpoints)
+        self.stopped_by: signal.Signals | None = None
         self._saved: tuple[int, dict[str, float]] | None = None  # The last checkpoint's step and losses.
 
     def run(self) -> DiffusionModel:
-        """Trains to the last step and returns the model."""
+        """Trains to the last step and returns the model; `stopped_by` is then a signal that came too late for this."""
         with Interruption() as interruption:
             step = self._restore()
             self._say_what_there_is()
@@ -177,10 +178,12 @@ class Run:
             else:
                 self._warn_of_emulation()
                 self._say_if_warmup_is_long()
+                self.snapshots.read_held_out()
                 if step == 0 and self.model.lesson is None:  # A student has its teacher's statistics.
                     self._adapt()
                 with self.report.opened(step, self.config):
                     self._train_from(step, interruption)
+        self.stopped_by = interruption.signal
         self.report.say(f"model: {self.run_dir / 'model.keras'}")
         return self.model
 
@@ -246,7 +249,7 @@ class Run:
             if stop or self._is_due(step, self.settings.checkpoint_every):
                 self._save(step)
             if stop and step < self.settings.steps:
-                raise _unfinished(interruption.signal, step, self.settings.steps)
+                raise unfinished(interruption.signal, f"step {step} of {self.settings.steps}")
             if self._is_due(step, self.settings.sample_every):
                 self._draw_samples(step)
 
@@ -341,7 +344,8 @@ class Run:
                 model_card.write_model_card(self.run_dir, card)
 
 
-def _unfinished(received, step, steps):
+def unfinished(received: signal.Signals | None, where: str) -> Unfinished:
+    """The error of a training that a signal stopped, its own or None for another worker's."""
     why = received.name if received else "another worker's signal"
     status = Unfinished.INTERRUPTED if received == signal.SIGINT else Unfinished.TRY_AGAIN
-    return Unfinished(f"stopped by {why} at step {step} of {steps}; the same command goes on from there", status)
+    return Unfinished(f"stopped by {why} at {where}; the same command goes on from there", status)

@@ -48,6 +48,12 @@ class Snapshots:
             self._model.weight_averages.age.assign(self._model.optimizer.iterations)
         return step
 
+    def read_held_out(self) -> None:
+        """Reads the held-out images that are judged by, so that one that cannot be read ends a run at its start."""
+        if self._images.held_out is not None:
+            for _ in evenly_spaced_batches(self._images.held_out, _JUDGED_IMAGES, _JUDGED_BATCH, labels=False):
+                pass
+
     def remove_parts(self) -> None:
         """Removes what a process left that was killed while it wrote; raises UserError where it cannot."""
         with writing(self._run_dir, "checkpoints"):
