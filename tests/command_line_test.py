@@ -20,6 +20,9 @@ PROGRESS = re.compile(r"(statistics|training|sampling): +\d+%")
 # A name: the command line, and what its one message must say.
 MISTAKES = {
     "no config": (["train"], "--config"),
+    "strength of nothing": (["sample", "--model=digits", "--strength=0.3"], "--strength is for --image, which is not"),
+    "cutoff of nothing": (["sample", "--model=digits", "--cutoff=0.3"], "--cutoff is for --detail_seed, which is not"),
+    "nobody's home": (["sample", "--model=~nobody at all/x.keras"], "model file not found: ~nobody at all/x.keras"),
     "unknown flag": ([*TRAIN, "--steps", "3"], "Unknown command line flag 'steps'"),
     "stray word": ([*TRAIN, "train.steps=3"], "unexpected argument: train.steps=3"),
     "missing file": (["train", "--config", "nowhere.yaml"], "nowhere.yaml: no such file; expected a path or one of"),

@@ -87,6 +87,8 @@ np.testing.assert_allclose(model.sample([3], labels=[1]), model.sample([3], labe
         (["--set=network.class=my_package.No"], "network.class: got 'my_package.No': module 'my_package' has no attr"),
         (["--set=network.class=MyNet"], "network.class: got 'MyNet', expected package.name, of a package in imports"),
         (["--set=network.depth=3"], "network.class: my_package.MyNet cannot be called: Unrecognized keyword arguments"),
+        (["--set=process.name=x"], "process.class: my_package.my_process cannot be called: my_process() got an unexp"),
+        (["--set=process.key=x"], "process.class: my_package.my_process cannot be called: my_process() got an unexp"),
         (
             ["--set=network.class=my_package.squares"],
             "network.class: my_package.squares cannot be called: squares() got",

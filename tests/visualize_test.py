@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import shutil
 
 import numpy as np
 import pytest
@@ -82,12 +83,20 @@ WORKING = {
         "forward", "--config", "digits", "--config", "digits_cold", "--set", "process.sigma_blur_max=0.7",
         "--num_images", 3, "--out", "configs.apng",
     ],
+    "forward of runs": [
+        "forward", "--config", "a/config.yaml", "--config", "b/config.yaml", "--num_images", 2, "--out", "r.svg",
+    ],
+    "forward in colour": ["forward", "--config", "cifar10", "--num_images", 2, "--out", "colour.gif"],
     "schedules": ["schedules", "--image_size", 12],
     "trajectory": ["trajectory", *MODEL, "--seeds", "-3,7", "--num_steps", 4, "--out", "a.png", "--out", "a.apng"],
     "trajectory by level": ["trajectory", *BY_LEVEL, "--seeds", "5", "--out", "by_level.apng"],
     "interpolate": [
         "interpolate", "--model", "labels.keras", "--seeds", "3,4,5,6", "--labels", "2", "--num_steps", 2,
         "--num_images", 4, "--out", "between.apng",
+    ],
+    "interpolate twice": [
+        "interpolate", "--model", "labels.keras", "--seeds", "3,4,3,4", "--labels", "0,2", "--num_steps", 2,
+        "--num_images", 2, "--out", "twice.apng",
     ],
     "solvers": [
         "solvers", *MODEL, "--num_steps", "4,2,4", "--reference_steps", 8, "--seeds", "3,4", "--grid", "quadratic",
@@ -109,6 +118,9 @@ def folder(models, tmp_path_factory):
         model.save(folder / f"{name}.keras")
     (folder / "text.txt").write_text("not a picture")
     (folder / "folder.png").mkdir()
+    for run in ("a", "b"):
+        (folder / run).mkdir()
+        shutil.copy(commands.ROOT / "configs" / "digits.yaml", folder / run / "config.yaml")
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "picture.png")
     return folder
 
@@ -139,10 +151,10 @@ def test_what_was_drawn_is_said_and_nothing_else_is_left(answered, folder):
         assert result.returncode == 0, result.stderr
         for line in result.stdout.splitlines()[-len([each for each in WORKING[name] if each == "--out"]) or -1 :]:
             assert (folder / line.split(": ")[1]).is_file()
-    made = {path.name for path in folder.iterdir()} - {"model.keras", "by_level.keras", "labels.keras"}
+    made = {path.name for path in folder.iterdir()} - {"model.keras", "by_level.keras", "labels.keras", "a", "b"}
     assert made == {
         "text.txt", "folder.png", "picture.png", "new", "way.webp", "configs.apng", "schedules.png", "a.png", "a.apng",
-        "by_level.apng", "between.apng", "solvers.png", "solvers.csv",
+        "by_level.apng", "between.apng", "solvers.png", "solvers.csv", "twice.apng", "r.svg", "colour.gif",
     }  # fmt: skip
     assert Image.open(folder / "schedules.png").size[0] > 1000  # The older one was overwritten.
 
@@ -185,6 +197,12 @@ def test_forward_follows_configs_and_overrides(answered, folder):
         np.testing.assert_allclose(pictures[:, number, ..., :1].astype(int), expected, atol=1)
 
 
+def test_forward_of_runs_has_a_row_for_each_and_a_digit_in_any_number_of_colours(answered, folder):
+    text = (folder / "r.svg").read_text()
+    assert text.count("<image") == 2 * 2 and "<!-- a -->" in text and "<!-- b -->" in text
+    assert Image.open(folder / "colour.gif").n_frames > 1
+
+
 def test_trajectories_are_those_of_sample(answered, folder, models):
     expected = models["model"].sample([-3, 7], 4, return_trajectory=True)
     pictures = pictures_of(folder / "a.apng", 2, 8)[..., :1].astype(int)
@@ -199,6 +217,10 @@ def test_interpolations_are_those_of_interpolate(answered, folder, models):
     pictures = pictures_of(folder / "between.apng", 2, 8)[..., :1].astype(int)
     for number, pair in enumerate([(3, 4), (5, 6)]):
         expected = models["labels"].interpolate(*pair, 4, num_steps=2, labels=[2] * 4)
+        np.testing.assert_allclose(pictures[:, number], to_uint8(expected), atol=1)
+    pictures = pictures_of(folder / "twice.apng", 2, 8)[..., :1].astype(int)
+    for number, label in enumerate((0, 2)):
+        expected = models["labels"].interpolate(3, 4, 2, num_steps=2, labels=[label] * 2)
         np.testing.assert_allclose(pictures[:, number], to_uint8(expected), atol=1)
 
 

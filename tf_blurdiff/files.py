@@ -21,6 +21,16 @@ def shipped_files(folder: str, suffix: str) -> list[pathlib.Path]:
     return sorted(place.glob(f"*{suffix}"))
 
 
+def expanded(path: str | os.PathLike) -> pathlib.Path:
+    """The path; one that begins with ~ from the home folder on, if there is such a user.
+
+    Example:
+        >>> expanded("~nobody that we know/picture.png").name
+        'picture.png'
+    """
+    return pathlib.Path(os.path.expanduser(path))
+
+
 def writable_folder(path: str | os.PathLike, what: object) -> pathlib.Path:
     """Makes a folder and checks that files can be written to it.
 
@@ -34,7 +44,7 @@ def writable_folder(path: str | os.PathLike, what: object) -> pathlib.Path:
     Raises:
         UserError: where nothing can be written.
     """
-    path = pathlib.Path(os.path.expanduser(path))
+    path = expanded(path)
     with writing(what):
         path.mkdir(parents=True, exist_ok=True)
     if not os.access(path, os.W_OK):
@@ -44,7 +54,7 @@ def writable_folder(path: str | os.PathLike, what: object) -> pathlib.Path:
 
 def writable_file(path: str | os.PathLike, what: object) -> pathlib.Path:
     """Makes the folder of a file, and checks that the file can be written; as `writable_folder`."""
-    path = pathlib.Path(os.path.expanduser(path))
+    path = expanded(path)
     writable_folder(path.parent, what)
     if path.is_dir():
         raise UserError(f"{what} cannot be written: it is a folder")

@@ -68,7 +68,7 @@ def find_object(key: str, name: str) -> Any:
         raise UserError(f"{key}: got {name!r}: {_line(error)}") from error
 
 
-def call_object(key: str, name: str, *arguments: Any, **named: Any) -> Any:
+def call_object(key: str, name: str, /, *arguments: Any, **named: Any) -> Any:
     """What the object of that name returns, called with these arguments.
 
     Raises:

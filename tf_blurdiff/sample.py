@@ -119,6 +119,9 @@ def _chosen_method():
     asked = [name for name, (flag, _) in methods.items() if flag.value is not None and flag.value is not False]
     if len(asked) > 1:
         raise UserError(f"give one of --{' and --'.join(asked)}, not both")
+    for name, of in (("strength", "image"), ("cutoff", "detail_seed")):
+        if FLAGS.values[name].present and of not in asked:
+            raise UserError(f"--{name} is for --{of}, which is not given")
     return methods[asked[0]][1] if asked else _from_seeds
 
 

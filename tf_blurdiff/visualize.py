@@ -76,7 +76,7 @@ def main() -> None:
     """Draws, and says where the files are."""
     _check_flags()
     outs = _outs()
-    if any(out.suffix in plotting.FIGURE_SUFFIXES for out in outs):
+    if any(out.suffix.lower() in plotting.FIGURE_SUFFIXES for out in outs):
         plotting.check_matplotlib()
     draw = {
         "forward": _forward, "schedules": _schedules, "trajectory": _trajectory, "interpolate": _interpolate,
@@ -84,7 +84,7 @@ def main() -> None:
     }  # fmt: skip
     drawing = draw[_WHAT.value](outs)
     for out in outs:
-        with writing(out):
+        with writing(out, errors=(OSError, ValueError)):  # Which Pillow raises for a picture too large for the form.
             drawing.write(out)
         print(f"{_WHAT.value}: {out}")
 
@@ -151,7 +151,9 @@ def _processes() -> Iterator[tuple[str, Process, tuple[int, int, int]]]:
     for name in _CONFIG.value or []:
         config, size = load_config(name, _SET.value), _IMAGE_SIZE.value
         shape = (size, size, config.data.channels) if size else with_pictures(config).image_shape
-        yield pathlib.Path(name).stem, build_process(config), shape
+        path = pathlib.Path(name)
+        # All run directories' configs are called so.
+        yield path.stem if path.stem != "config" else path.absolute().parent.name, build_process(config), shape
     if not _CONFIG.value:
         size, channels = _IMAGE_SIZE.value or 32, 3 if _IMAGE.value else 1
         for name, process in inspection.families().items():
@@ -162,8 +164,8 @@ def _picture(image_shape: tuple[int, int, int]) -> np.ndarray:
     """The picture that the user gave or a digit, float32 `[H, W, C]` in [-1, 1]."""
     if _IMAGE.value:
         return to_unit_range(read_image(_IMAGE.value, image_shape)).numpy()
-    digits = open_images("digits", image_size=list(image_shape[:2]), channels=image_shape[2])
-    return to_unit_range(digits.read(np.array([0]))[0]).numpy()
+    digit = open_images("digits", image_size=list(image_shape[:2]), channels=1).read(np.array([0]))[0]
+    return to_unit_range(digit).numpy().repeat(image_shape[2], axis=-1)
 
 
 def _sampling() -> dict:

@@ -79,6 +79,12 @@ def test_a_colour_is_no_comment():
     )
 
 
+@pytest.mark.parametrize("root", ["/photos/set #2", "/mine/anna's #1", "'/quoted #3'"])
+def test_what_follows_a_number_sign_in_a_path_is_no_comment(root):
+    config = load_config("digits", ["data.source=image_folder", f"data.root={root}"])
+    assert config.data.root == (root[1:-1] if root.startswith("'") else root)
+
+
 def test_overrides():
     overrides = ["train.steps=200", "train.learning_rate=1e-4", "network.multipliers=[1,1]", "data.flip=true"]
     config = load_config("digits", [*overrides, "train.clip_norm=null", "train.steps=300"])

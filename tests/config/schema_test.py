@@ -105,7 +105,7 @@ OUTSIDE = {
     "train.seed": 2**31,
 }  # fmt: skip
 OUTSIDE_OF_PRESET = {
-    "gaussian": {"logsnr_min": -1001.0, "logsnr_max": 1001.0},
+    "gaussian": {"logsnr_min": -101.0, "logsnr_max": 101.0},
     "blurring": {"sigma_blur_max": -1, "min_gain": 1},
     "heat_dissipation": {"sigma_blur_min": 0, "sigma": -1, "num_levels": 1},
     "cold": {"sigma_blur_max": 0, "num_levels": 1},
@@ -154,7 +154,7 @@ def test_every_range_is_kept():
         ({"data.split": "test"}, "data.split: unknown key (value 'test'); allowed: source, image_size, "),
         (
             {"process": {"preset": "gaussian", "logsnr_min": 12}},
-            "process.logsnr_min must be below logsnr_max. Received: 12.0, 10.0",
+            "process.logsnr_min must be below logsnr_max, both from -100 to 100. Received: 12.0, 10.0",
         ),
         (
             {"process": {"preset": "gaussian", "noise_schedule": "linear_betas", "logsnr_max": 9}},

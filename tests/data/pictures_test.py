@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tf_blurdiff.data.pictures import WRITTEN, DataError, fit, image_grid, read_image, save_grid
+from tf_blurdiff.data.pictures import WRITTEN, DataError, fit, image_grid, read_image, save_grid, save_image
+from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import writing
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "bmp"])
@@ -50,6 +52,11 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
         read_image(tmp_path / "x.jpg", (size, size, 3))
     # At least twice as large as wanted, by powers of two.
     assert sizes == [(250, 200), (250, 200), (500, 400), (1000, 800), (1000, 800)]
+
+
+def test_a_picture_too_large_for_its_format_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"^x\.webp cannot be written: .*16383 pixels$"), writing("x.webp"):
+        save_image(np.zeros((2, 16_400, 1), np.uint8), tmp_path / "x.webp")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -115,11 +115,18 @@ def test_serialization_keeps_the_process():
         ({"min_gain": 1.0}, r"min_gain must be in \[0, 1\)"),
         ({"sigma_blur_max": -1.0}, "sigma_blur_max must be 0 or more"),
         ({"logsnr_min": 3.0, "logsnr_max": 3.0}, "logsnr_min must be below"),
+        ({"logsnr_max": 101.0}, r"both from -100 to 100\. Received: -10\.0, 101\.0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         bd.process.blurring(**arguments)
+
+
+@pytest.mark.parametrize("logsnr", [(-100.0, 10.0), (-10.0, 100.0)])
+def test_sigma_and_alpha_are_there_at_the_ends_of_what_is_allowed(logsnr):
+    at = bd.process.gaussian(*logsnr).marginal(np.array([0.0, 1.0], "float32"), 2, 2)
+    assert np.isfinite(at.log_alpha).all() and np.isfinite(at.log_sigma).all()
 
 
 def test_a_blur_in_widths_is_as_many_times_the_width_in_pixels():

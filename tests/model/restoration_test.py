@@ -45,6 +45,8 @@ def test_known_pixels_stay_and_the_others_do_not_matter(model, images):
     assert np.abs((restored - images)[~mask]).max() < 3 * GREY_LEVEL
     other = np.where(mask[..., None], -images, images)
     np.testing.assert_allclose(model.inpaint(other, mask[..., None], num_steps=10), restored, atol=1e-5)
+    holes = np.where(mask[..., None], np.float32(np.nan), images)
+    np.testing.assert_allclose(model.inpaint(holes, mask, num_steps=10), restored, atol=1e-5)
 
 
 def test_another_seed_is_another_image_and_a_row_is_its_own(model, images):
@@ -77,6 +79,7 @@ def test_noise_is_not_restored(model, images):
         (lambda m, x: m.deblur(x, 1.0, seeds=[1]), "seeds must be a list of 5 integers"),
         (lambda m, x: m.deblur(x, 1.0, sampler="heat"), "sampler 'heat' needs"),
         (lambda m, x: m.super_resolve(x), r"\(h, w\) one of \(4, 4\), \(2, 2\), \(1, 1\)"),
+        (lambda m, x: m.deblur(x, 1.0, strength=0.5), "strength cannot be given here: restoring starts from noise"),
         (lambda m, x: m.inpaint(x, np.zeros((5, 8, 7))), r"mask must be numbers or booleans of shape \(5, 8, 8\)"),
     ],
 )

@@ -96,4 +96,4 @@ class OwnData(Data):
 
     def arrays(self, image_shape: tuple[int, int, int]) -> Any:
         """What the function returns."""
-        return call_object("data.class", self.class_name, image_shape=image_shape, **(self.model_extra or {}))
+        return call_object("data.class", self.class_name, **{"image_shape": image_shape, **(self.model_extra or {})})

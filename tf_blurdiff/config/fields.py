@@ -71,7 +71,7 @@ Background = Annotated[
 Labels = Annotated[str | tuple[str, ...], BeforeValidator(_checked_labels)]
 ClassNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Augmentations = Annotated[tuple[Annotated[str, named(AUGMENTATIONS)], ...], Field(strict=False)]
-LogSNR = Annotated[float, Field(ge=-1000, le=1000)]
+LogSNR = Annotated[float, Field(ge=-100, le=100)]
 BlurUnit = Annotated[str, named(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
 
 

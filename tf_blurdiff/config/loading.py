@@ -21,7 +21,7 @@ from tf_blurdiff.config.schema import AUTO, Config, OwnNetwork
 from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images, own_images
 from tf_blurdiff.diffusion.predictions import PREDICTIONS, checked_loss_exponent, default_prediction
 from tf_blurdiff.diffusion.process import Process
-from tf_blurdiff.files import shipped_files
+from tf_blurdiff.files import expanded, shipped_files
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.networks import UNet, fast_precision
 from tf_blurdiff.own_code import call_object
@@ -275,7 +275,7 @@ def build_images(config: Config) -> Images:
 
 
 def _find(path_or_name: str | Path) -> Path:
-    path = Path(path_or_name).expanduser()
+    path = expanded(path_or_name)
     if path.is_file():
         return path
     shipped = shipped_configs()
@@ -292,8 +292,10 @@ def _parsed(override: str) -> tuple[DictConfig, str]:
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{override!r}: not an override; expected section.key=value, such as train.steps=200")
     with _naming(override):
-        # YAML would take a colour such as #808080 for a comment.
-        return OmegaConf.from_dotlist([f"{key}='{value}'" if value.startswith("#") else override]), override
+        if value.startswith("#") or (" #" in value and value[0] not in "'\"[{"):
+            # YAML would take a colour such as #808080, or the rest of a path, for a comment.
+            value = "'" + value.replace("'", "''") + "'"
+        return OmegaConf.from_dotlist([f"{key}={value}"]), override
 
 
 def _decides(change: DictConfig, override: str) -> bool:

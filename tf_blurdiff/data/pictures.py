@@ -133,11 +133,18 @@ def save_image(image: Any, path: str | os.PathLike) -> None:
     Args:
         image: the image.
         path: where to, with a suffix of `WRITTEN`; missing folders are made.
+
+    Raises:
+        OSError: if it cannot be written, or is too large for the format.
     """
     image = np.asarray(image if image.dtype == np.uint8 else to_uint8(image))
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image).save(path, **WRITTEN[path.suffix.lower()])
+    picture = Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image)
+    try:
+        picture.save(path, **WRITTEN[path.suffix.lower()])
+    except ValueError as error:
+        raise OSError(str(error)) from error
 
 
 def save_grid(images: Any, path: str | os.PathLike) -> None:

@@ -9,7 +9,6 @@ import os
 import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.data.kept import empty_pixels
 from tf_blurdiff.data.pictures import WHITE, DataError, decode, fit, reason_of
-from tf_blurdiff.files import writable_folder
+from tf_blurdiff.files import expanded, writable_folder
 
 # What the papers and the configs call it, and what TFDS does.
 _ALIASES = {"lsun/church": "lsun/church_outdoor"}
@@ -68,7 +67,7 @@ def read_tfds(
     else:
         colour = [] if background == WHITE else [background.removeprefix("#")]
         key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape), *colour])
-        folder = Path(cache_dir or "~/.cache/tf_blurdiff").expanduser() / key
+        folder = expanded(cache_dir or "~/.cache/tf_blurdiff") / key
         pixels, labels = _decoded_on_disk(examples, (count, *image_shape), folder)
     if num_classes is None:
         return pixels, None, None, None

@@ -90,8 +90,11 @@ class CosineNoise(NoiseSchedule):
     has_noise = ends_in_noise = True
 
     def __post_init__(self):
-        if not self.logsnr_min < self.logsnr_max:
-            raise ValueError(f"logsnr_min must be below logsnr_max. Received: {self.logsnr_min}, {self.logsnr_max}")
+        if not -100 <= self.logsnr_min < self.logsnr_max <= 100:  # Of more there is no sigma or a in float32.
+            raise ValueError(
+                "logsnr_min must be below logsnr_max, both from -100 to 100. "
+                f"Received: {self.logsnr_min}, {self.logsnr_max}"
+            )
 
     def __call__(self, t: Any) -> tuple[Any, Any]:
         """Returns `(log a_t, log sigma_t)`, each of t's shape."""

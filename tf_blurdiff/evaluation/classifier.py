@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Unpack
 
 import keras
@@ -12,6 +11,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.data import Images
 from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.files import expanded
 from tf_blurdiff.networks import LayerArguments
 
 _SMALLEST_SIDE = 4
@@ -140,7 +140,7 @@ def train_classifier(
 
 def load_classifier(path: str | os.PathLike) -> ImageClassifier:
     """Loads an `ImageClassifier` from a .keras file; raises a UserError if there is none."""
-    path = Path(path).expanduser()
+    path = expanded(path)
     if not path.is_file():
         raise UserError(f"classifier file not found: {path} (a .keras file of train_classifier is expected)")
     try:

@@ -3,13 +3,13 @@
 import hashlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import expanded
 
 NUM_FEATURES = 2048
 INPUT_SIZE = 299
@@ -63,7 +63,7 @@ def load_inception(path: str | os.PathLike) -> tuple[Callable[[np.ndarray], np.n
 
 def _read(path):
     try:
-        content = Path(path).expanduser().read_bytes()
+        content = expanded(path).read_bytes()
     except OSError as error:
         raise UserError(f"the Inception graph {path} cannot be read: {error.strerror}") from None
     graph_def = tf.compat.v1.GraphDef()

@@ -5,7 +5,6 @@ import hashlib
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from tf_blurdiff.data import Images
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import FeatureNetwork
 from tf_blurdiff.evaluation.metrics import FeatureStatistics
-from tf_blurdiff.files import writable_folder, write_atomically, writing
+from tf_blurdiff.files import expanded, writable_folder, write_atomically, writing
 
 # Features of so many images of a set stay in memory, for the metrics that need them one by one.
 KEPT = 10_000
@@ -164,7 +163,7 @@ def real_features(
         UserError: if the cache cannot be written.
     """
     key = f"{_FORMAT} {digest} {network.name} {network.digest} {size_of_one} {KEPT}"
-    path = Path(cache_dir).expanduser() / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    path = expanded(cache_dir) / f"features-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     # What a damaged file raises depends on where the damage is; it is then written anew.
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return _read(path)

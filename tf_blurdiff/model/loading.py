@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 
 from tf_blurdiff.errors import UserError, one_of
-from tf_blurdiff.files import shipped_files
+from tf_blurdiff.files import expanded, shipped_files
 from tf_blurdiff.model.diffusion_model import DiffusionModel
 
 _HUB = "hf://"
@@ -36,7 +36,7 @@ def find_model(path_or_name: str | Path) -> Path:
         'digits.keras'
     """
     name, shipped = str(path_or_name), shipped_models()
-    path = _downloaded(name) if name.startswith(_HUB) else Path(name).expanduser()
+    path = _downloaded(name) if name.startswith(_HUB) else expanded(name)
     if path.is_file():
         return path
     if (path / "model.keras").is_file():

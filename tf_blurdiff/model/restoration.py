@@ -46,12 +46,16 @@ def inpaint(
 ) -> np.ndarray:
     """`DiffusionModel.inpaint`."""
     check_not_traced()
+    images, mask = np.asarray(images), np.asarray(mask)
+    shape = (len(images), *model.image_shape[:2])
+    if mask.shape not in (shape, (*shape, 1)) or mask.dtype.kind not in "biuf":
+        raise UserError(
+            f"mask must be numbers or booleans of shape {shape}. Received: {mask.dtype} of shape {mask.shape}"
+        )
+    mask = mask.reshape(*shape, 1).astype(np.float32)
+    if images.shape[1:] == model.image_shape:
+        images = np.where(mask == 0, images, np.zeros((), images.dtype))
     images = checked_images(images, model.image_shape, len(images))
-    mask = np.asarray(mask)
-    if mask.shape not in (images.shape[:3], (*images.shape[:3], 1)) or mask.dtype.kind not in "biuf":
-        expected = f"numbers or booleans of shape {images.shape[:3]}"
-        raise UserError(f"mask must be {expected}. Received: {mask.dtype} of shape {mask.shape}")
-    mask = mask.reshape(*images.shape[:3], 1).astype(np.float32)
     return _restored(model, Masked.of(images, mask, _checked_noise_std(noise_std, len(images))), seeds, sampling)
 
 
@@ -73,6 +77,8 @@ def _own_settings(model):
 
 def _restored(model: Any, measured: InverseProblem, seeds: Any, sampling: RestorationArguments) -> np.ndarray:
     check_restores(model)
+    if "strength" in sampling:
+        raise UserError("strength cannot be given here: restoring starts from noise alone")
     count = len(measured.value)
     seeds = checked_seeds(np.arange(count) if seeds is None else seeds, count=count)
     settings = {**_own_settings(model), **{name: value for name, value in sampling.items() if value is not None}}

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import writable_file, write_atomically, writing
+from tf_blurdiff.files import expanded, writable_file, write_atomically, writing
 from tf_blurdiff.model import DiffusionModel
 
 _WEIGHTS = "model.weights.h5"
@@ -41,7 +41,7 @@ def export_keras(model: DiffusionModel, path: str | os.PathLike) -> pathlib.Path
         >>> bd.load_model(path).sample([0]).shape
         (1, 8, 8, 1)
     """
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     if path.suffix != ".keras":
         raise UserError(f"the path of a Keras model must end in .keras. Received: {path}")
     writable_file(path, path)

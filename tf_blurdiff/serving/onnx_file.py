@@ -16,7 +16,7 @@ from tf_blurdiff import __version__
 from tf_blurdiff.compilation import for_other_runtimes
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import write_atomically, writing
+from tf_blurdiff.files import expanded, write_atomically, writing
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.serving.signatures import sampling_task
 
@@ -59,7 +59,7 @@ def export_onnx(
             if the model's network has an operation that cannot be converted, or if ONNX Runtime gives other images
             (more than one grey level apart).
     """
-    path = pathlib.Path(path).expanduser()
+    path = expanded(path)
     if path.suffix != ".onnx":
         raise UserError(f"the path of an ONNX file must end in .onnx. Received: {path}")
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:

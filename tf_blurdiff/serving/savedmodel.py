@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError, check_count
-from tf_blurdiff.files import writing
+from tf_blurdiff.files import expanded, writing
 from tf_blurdiff.model import DiffusionModel, check_restores
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.signatures import LABELS, labels_signature, make_signatures, restoration_tasks, sampling_task
@@ -94,7 +94,7 @@ def export_savedmodel(
         check_restores(model)
     check_count("keep", 1 if keep is None else keep)
     qualities = _qualities(model, settings, quality_steps)
-    base_dir = pathlib.Path(base_dir).expanduser()
+    base_dir = expanded(base_dir)
     with _alone_in(base_dir):
         final = base_dir / str(_free_version(base_dir, version))
         _check_keeps_newest(base_dir, int(final.name), keep)

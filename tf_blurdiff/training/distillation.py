@@ -18,7 +18,7 @@ from tf_blurdiff.config import Config
 from tf_blurdiff.config import loading as configs
 from tf_blurdiff.devices import open_devices
 from tf_blurdiff.errors import UserError, check_count, is_number, one_of
-from tf_blurdiff.files import write_atomically
+from tf_blurdiff.files import expanded, write_atomically
 from tf_blurdiff.model import DISTILLATION_GRIDS, DiffusionModel, find_model, load_model, student_of
 from tf_blurdiff.networks import Adam, UNet
 from tf_blurdiff.training.checkpoints import steps_in
@@ -70,7 +70,7 @@ def distill(
 
     Reference: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, algorithm 2.
     """
-    run_dir = pathlib.Path(run_dir).expanduser()
+    run_dir = expanded(run_dir)
     check_count("stage_steps", stage_steps)
     if not is_number(peak_learning_rate) or not 0.0 < peak_learning_rate < math.inf:
         raise UserError(f"the learning rate must be above 0. Received: {peak_learning_rate!r}")

@@ -20,6 +20,7 @@ from tf_blurdiff.config import loading as configs
 from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
 from tf_blurdiff.devices import Devices, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
+from tf_blurdiff.files import expanded
 from tf_blurdiff.model import DiffusionModel, train_step
 from tf_blurdiff.networks import Adam, processor_lacks
 from tf_blurdiff.training import model_card
@@ -66,7 +67,7 @@ def train(
             missing, or if training has diverged.
         Unfinished: after SIGTERM or Ctrl-C, and if another worker is gone.
     """
-    run_dir = pathlib.Path(run_dir).expanduser()
+    run_dir = expanded(run_dir)
     if not override_config:
         check_config(config, run_dir, advice=" (--override_config goes on with the new one)")
     devices = open_devices(config.train.strategy, config.train.replicas)

@@ -80,17 +80,20 @@ def forward(processes: Iterable[tuple[str, Process, np.ndarray]], num_images: in
         (['cold'], ['t = 0.00', 't = 0.50', 't = 1.00'])
     """
     sheet_times, frame_times = np.linspace(0.0, 1.0, num_images), np.linspace(0.0, 1.0, num_frames)
-    rows, sequences = {}, {}
+    rows, sequences = [], []
     for name, process, image in processes:
-        rows[name] = list(inspection.diffused(process, image, sheet_times))
+        rows.append((name, list(inspection.diffused(process, image, sheet_times))))
         if num_frames:
-            sequences[name] = inspection.diffused(process, image, frame_times)
-    return Pictures(list(rows.values()), list(rows), _times(sheet_times), sequences, _times(frame_times))
+            sequences.append((name, inspection.diffused(process, image, frame_times)))
+    by_name = _by_name(rows)
+    return Pictures(
+        list(by_name.values()), list(by_name), _times(sheet_times), _by_name(sequences), _times(frame_times)
+    )
 
 
 def schedules(processes: Iterable[tuple[str, Process, int]]) -> Schedules:
     """Signal, noise, blur and log-SNR over t, of `(name, process, width in pixels)`."""
-    return Schedules({name: inspection.curves(process, width) for name, process, width in processes})
+    return Schedules(_by_name((name, inspection.curves(process, width)) for name, process, width in processes))
 
 
 def trajectory(
@@ -107,7 +110,7 @@ def trajectory(
             # At t = 0 there is no estimate: the image is there.
             rows.append([*steps.x0_hat[:, number], None])
             row_labels.append("$\\hat{x}_0$")
-    sequences = {f"seed {seed}": steps.z_t[:, number] for number, seed in enumerate(seeds)}
+    sequences = _by_name((f"seed {seed}", steps.z_t[:, number]) for number, seed in enumerate(seeds))
     return Pictures(rows, row_labels, _times(steps.times[steps.chosen]), sequences, _times(steps.times))
 
 
@@ -119,13 +122,23 @@ def interpolations(
     **sampling: Any,
 ) -> Pictures:
     """Images between two seeds, for pairs of seeds, with a label for each pair."""
-    rows = {}
+    named = []
     for number, (first, last) in enumerate(pairs):
         repeated = None if labels is None else [labels[number]] * num_images
         images = model.interpolate(first, last, num_images, labels=repeated, **sampling)
-        rows[f"seed {first} to {last}"] = to_uint8(images).numpy()
+        named.append((f"seed {first} to {last}", to_uint8(images).numpy()))
     shares = [f"{share:.2f}" for share in np.linspace(0.0, 1.0, num_images)]
+    rows = _by_name(named)
     return Pictures([list(row) for row in rows.values()], list(rows), shares, rows, shares)
+
+
+def _by_name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Of the same name the later ones are numbered."""
+    named: dict[str, Any] = {}
+    for name, value in pairs:
+        count = sum(other == name or other.startswith(f"{name} (") for other in named)
+        named[f"{name} ({count + 1})" if count else name] = value
+    return named
 
 
 def _times(times: np.ndarray) -> list[str]:
