@@ -186,6 +186,7 @@ def test_a_student_learns_on_two_replicas_as_on_one(two_replicas):
         np.testing.assert_allclose(ours, theirs, atol=ATOL_OF_STUDENTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", [None, pytest.param(tf.distribute.MirroredStrategy, marks=pytest.mark.slow)])
 def test_a_compiled_step_that_is_not_finite_changes_counts_alone(strategy):
     bad = np.full((8, 8, 8, 1), np.nan, "float32")

@@ -128,11 +128,10 @@ def test_the_bound_falls_towards_the_likelihood(process, rng):
 @of_long
 def test_the_bound_is_what_the_analytic_denoiser_costs(process, rng):
     images = gaussian_images(rng, 64)
-    for num_steps, num_times in [(300, None), (300, 50), (7, None)]:
-        for grid in ("uniform", "quadratic"):
-            bound = bits_per_dimension(images, process, analytic_denoiser, num_steps, num_times, grid, num_steps)
-            expected = expected_diffusion(process, images, get_grid(grid)(num_steps)[::-1].astype(np.float64))
-            assert within_standard_errors(bound.diffusion, expected)
+    for num_steps, num_times, grid in [(300, None, "uniform"), (300, 50, "quadratic"), (7, None, "quadratic")]:
+        bound = bits_per_dimension(images, process, analytic_denoiser, num_steps, num_times, grid, num_steps)
+        expected = expected_diffusion(process, images, get_grid(grid)(num_steps)[::-1].astype(np.float64))
+        assert within_standard_errors(bound.diffusion, expected)
         np.testing.assert_allclose(bound.total, bound.prior + bound.diffusion + bound.reconstruction, rtol=1e-12)
 
 

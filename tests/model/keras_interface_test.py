@@ -147,6 +147,7 @@ def multi_optimizer(**kwargs):
     )
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_several_makes_steps(tmp_path):
     model = compiled(multi_optimizer())
     fitted(model)

@@ -71,7 +71,7 @@ def server(export_dir):
         yield server
 
 
-@pytest.mark.parametrize("how", ["REST", "gRPC"])
+@pytest.mark.parametrize("how", ["REST", pytest.param("gRPC", marks=pytest.mark.slow)])
 def test_the_client_asks_by_names(server, how, tmp_path):
     where = f"--grpc=127.0.0.1:{server.grpc}" if how == "gRPC" else f"--url=http://127.0.0.1:{server.rest}"
     arguments = (where, "--model=digits", "--seeds=0:3", "--out_dir", tmp_path)

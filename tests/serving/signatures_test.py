@@ -64,7 +64,10 @@ def row_by_the_model(model, name, seed, label, guidance_scale, image=None, stren
     return model.super_resolve(image, **how) if name == "super_resolution" else model.inpaint(image, mask, **how)
 
 
-@pytest.mark.parametrize("name", ["steps_2", *TASKS])
+SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("deblur", "super_resolution")]
+
+
+@pytest.mark.parametrize("name", ["steps_2", "image_to_image", "inpaint", *SLOWLY])
 def test_an_export_gives_what_the_model_gives(restoring_model, signatures, name):
     values = inputs(name)
     expected = by_the_model(restoring_model, name, values).astype(int)

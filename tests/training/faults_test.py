@@ -116,6 +116,7 @@ def with_bad_batches(monkeypatch, bad_steps):
     monkeypatch.setattr(training, "to_unit_range", lambda x: x)  # Bytes could not say what is not a number.
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_not_a_number_is_skipped_and_counted(tmp_path, monkeypatch):
     with_bad_batches(monkeypatch, [12])
     model = train_here(tmp_path)

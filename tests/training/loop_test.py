@@ -127,6 +127,7 @@ def test_a_finished_run_goes_on_when_more_steps_are_asked_for(small_run, small_n
     assert_same_weights(tmp_path, small_run)
 
 
+@pytest.mark.slow
 def test_the_model_file_loads_in_a_new_process_from_another_folder(trained_run, trained_model, tmp_path):
     code = f"""
 import keras, numpy as np

@@ -164,6 +164,7 @@ def test_a_run_keeps_size_and_classes_when_pictures_come(run, folders, tmp_path)
         train(config.model_copy(update={"data": config.data.model_copy(update={"image_size": 16})}), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_warm_up_that_is_longer_than_the_run_is_told_of(tmp_path, capsys):
     config = load_config("digits", [*SETTINGS, "train.steps=20", "train.warmup_steps=21", "train.decay_steps=null"])
     train(config, tmp_path)
