@@ -11,7 +11,6 @@ import pathlib
 
 from tf_blurdiff import command_line
 from tf_blurdiff.config import load_config
-from tf_blurdiff.files import expanded
 from tf_blurdiff.training import train
 
 FLAGS = command_line.Flags()
@@ -27,7 +26,7 @@ _OVERRIDE_CONFIG = FLAGS.bool(
 def main() -> None:
     """Trains."""
     config = load_config(_CONFIG.value, _SET.value)
-    run_dir = expanded(_RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem)
+    run_dir = _RUN_DIR.value or pathlib.Path("runs") / pathlib.Path(_CONFIG.value).stem
     train(config, run_dir, override_config=_OVERRIDE_CONFIG.value)
 
 

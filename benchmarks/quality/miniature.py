@@ -35,7 +35,7 @@ from miniature_runs import (
     PREDICTED_ROWS,
     RUNS,
     STRENGTHS,
-)  # fmt: skip
+)
 from miniature_tables import calls_table, print_rows, runs_table, samplers_table
 from trainings import overrides, run, side_by_side
 
