@@ -7,10 +7,10 @@
 Its parts, all of them unless told otherwise: `train` trains every run, `evaluate` draws and scores the samples of every
 run of full length, `calls` those of other samplers, numbers of calls and predictions, the last of runs a third as long,
 `curves` trains and scores in turns, and so does `order`, without blur and with two strengths of it, three seeds each,
-`tables` prints what is there. Each is made of calls of the package's own command lines, which it prints: the same
-command again goes on where it was stopped. A training takes about twelve minutes of one core with AVX512_BF16; for all
-of it plan many hours of two. On a GPU, where a network as small as this leaves most of the card idle, --jobs 8 trains
-eight of them side by side, and writes what they say to RUN.log.
+four times as long, `tables` prints what is there. Each is made of calls of the package's own command lines, which it
+prints: the same command again goes on where it was stopped. A training takes about twelve minutes of one core with
+AVX512_BF16, those of `order` half an hour; for all of it plan many hours of two. On a GPU, where a network as small as
+this leaves most of the card idle, --jobs 8 trains eight of them side by side, and writes what they say to RUN.log.
 """
 
 import json

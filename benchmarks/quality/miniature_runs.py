@@ -9,8 +9,7 @@ BLUR, GAUSSIAN = "miniature.yaml", "miniature_gaussian.yaml"
 CONFIGS = {"gaussian": GAUSSIAN, "blurring": BLUR}
 # docs/results.md has these runs of 3,000 steps with the prediction and the sampler that were the default then.
 ONCE = (*EPS, "sample.sampler=multistep3")
-LONG = ("train.decay_steps=6000", "train.precision=float32")
-TWICE = (*EPS, "train.steps=6000", *LONG)
+TWICE = (*EPS, "train.steps=6000", "train.decay_steps=6000", "train.precision=float32")
 SHORT = ("train.steps=1000", "train.decay_steps=1000")
 DECIDING = ("preconditioned_0.25", "preconditioned_0.5")
 RUNS = {
@@ -51,7 +50,7 @@ CURVES = {
     for name, prediction in {"eps": EPS, "preconditioned": ()}.items()
 }
 # Whether blur is ahead, as in the paper, of three seeds.
-ORDER_STEPS = (1500, 3000, 6000)
+ORDER_STEPS = (1500, 3000, 6000, 12000)
 ORDER_ROWS = {
     "gaussian, no blur": [f"order_gaussian_{seed}" for seed in range(3)],
     "blurring, 2.5 pixels": [f"order_blurring_small_{seed}" for seed in range(3)],
@@ -59,9 +58,9 @@ ORDER_ROWS = {
 }
 _ORDER = {"gaussian": (GAUSSIAN, ()), "blurring_small": (BLUR, ("process.sigma_blur_max=2.5",)), "blurring": (BLUR, ())}
 ORDER = {
-    f"order_{name}_{seed}": (config, (*settings, *LONG, f"train.seed={seed}"), ORDER_STEPS)
-    for name, (config, settings) in _ORDER.items()
+    f"order_{name}_{seed}": (config, (*settings, "train.decay_steps=12000", f"train.seed={seed}"), ORDER_STEPS)
     for seed in range(3)
+    for name, (config, settings) in _ORDER.items()
 }
 # The rows of the tables, each of one run or of several that differ in the seed.
 FAMILIES = {
