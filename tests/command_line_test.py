@@ -89,6 +89,14 @@ MISTAKES = {
         ["sample", "--model", MODEL, "--detail_seed", "1", "--out_dir", "generated"],
         "--out_dir must be another folder: generated holds images that were made otherwise",
     ),
+    "over another path": (
+        ["sample", "--model", MODEL, "--interpolate_to", "5", "--num_images", "4", "--out_dir", "between_seeds"],
+        "--out_dir must be another folder: between_seeds/between_7.png is there, and may be of another call",
+    ),
+    "seed of a classifier": (
+        ["train_classifier", "--config", "digits.yaml", "--seed", "-1", "--out", "c.keras"],
+        "seed must be an integer of 0 or more, below 2^31. Received: -1",
+    ),
     "a form that is not written": (
         ["sample", "--model", MODEL, "--out", "x.gif"],
         "--out must end in .png, .jpg, .jpeg, .webp or .npz. Received: x.gif",
@@ -142,6 +150,8 @@ def answers(trained_run, tmp_path_factory):
     whole = (trained_run / "model.keras").read_bytes()
     (folder / "cut.keras").write_bytes(whole[: len(whole) // 2])
 
+    (folder / "between_seeds").mkdir()
+    (folder / "between_seeds" / "between_7.png").touch()
     (folder / "generated").mkdir()
     (folder / "generated" / "settings.json").write_text("{}")
     (folder / "empty").mkdir()

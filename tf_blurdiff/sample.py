@@ -90,6 +90,9 @@ def _draw(method, out, out_dir):
         raise UserError(f"an .npz is for images from seeds; expected a picture for --out. Received: {out}")
     if out_dir and (out_dir / SETTINGS_FILE).exists():
         raise UserError(f"--out_dir must be another folder: {out_dir} holds images that were made otherwise")
+    stem = {_between_seeds: "between", _trajectory: "step"}.get(method, "seed")
+    if out_dir and (there := sorted(out_dir.glob(f"{stem}_*.png"))):
+        raise UserError(f"--out_dir must be another folder: {there[0]} is there, and may be of another call")
     model = load_model(_MODEL.value, _PRECISION.value)
     names, images = method(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:

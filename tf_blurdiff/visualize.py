@@ -164,8 +164,8 @@ def _picture(image_shape: tuple[int, int, int]) -> np.ndarray:
     """The picture that the user gave or a digit, float32 `[H, W, C]` in [-1, 1]."""
     if _IMAGE.value:
         return to_unit_range(read_image(_IMAGE.value, image_shape)).numpy()
-    digit = open_images("digits", image_size=list(image_shape[:2]), channels=1).read(np.array([0]))[0]
-    return to_unit_range(digit).numpy().repeat(image_shape[2], axis=-1)
+    first = open_images("digits", image_size=list(image_shape[:2]), channels=1, split="train[:1]")
+    return to_unit_range(first.read(np.array([0]))[0]).numpy().repeat(image_shape[2], axis=-1)
 
 
 def _sampling() -> dict:

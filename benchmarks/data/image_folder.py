@@ -16,6 +16,7 @@ import itertools
 import multiprocessing
 import pathlib
 import resource
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -46,15 +47,19 @@ _NUM_DAMAGED, _EPOCHS = 10, 3
 
 def main():
     """Builds the patches if need be, and prints the table."""
-    root = pathlib.Path(_ROOT.value)
+    try:
+        sizes = [float(size) for size in _CACHE_GB.value]
+    except ValueError:
+        raise UserError(f"--cache_gb: got {','.join(_CACHE_GB.value)}, expected numbers of 0 or more") from None
+    root = pathlib.Path(_ROOT.value).absolute()
     if not root.is_dir() or not any(root.iterdir()):
-        _build(root)
+        _build_whole(root)
     damaged = (root / "damaged.txt").read_text().split() if (root / "damaged.txt").exists() else []
     print(f"{root}: {_PATCH}x{_PATCH}x3, batches of {_BATCH_SIZE.value}, the pipeline alone", flush=True)
     epochs = [f"epoch {epoch + 1}" for epoch in range(_EPOCHS)]
     rates, peaks = (" | ".join(f"{what}, {epoch}" for epoch in epochs) for what in ("images/s", "peak MB"))
     print(f"| cache_gb | {rates} | {peaks} | damaged, named |\n|{'---|' * (2 + 2 * _EPOCHS)}", flush=True)
-    for cache_gb in map(float, _CACHE_GB.value):
+    for cache_gb in sizes:
         # The peak is a process's: each row needs its own.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             rates, peaks, messages = pool.submit(measure, str(root), cache_gb, _BATCH_SIZE.value).result()
@@ -81,6 +86,14 @@ def measure(root, cache_gb, batch_size):
             rates.append(steps * batch_size / (time.monotonic() - started))
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
     return rates, peaks, [line for line in messages.getvalue().splitlines() if "cannot read" in line]
+
+
+def _build_whole(root):
+    """Builds beside the folder: what is interrupted must not pass for all of it."""
+    part = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(part, ignore_errors=True)
+    _build(part)
+    part.rename(root)
 
 
 def _build(root):

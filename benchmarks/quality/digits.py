@@ -75,7 +75,7 @@ def families(scores, count):
 
 def solvers(scores, model, count):
     """Yields the titles and the rows."""
-    numbers = list(map(int, _CALLS.value or (5, 10, 20, 50)))
+    numbers = (5, 10, 20, 50) if _CALLS.value is None else command_line.integers(_CALLS, least=1)
     yield "sampler", "grid", *(f"{calls} calls" for calls in numbers)
     for sampler, grid in SOLVERS:
         samples = (model.sample(range(count), sampler=sampler, grid=grid, num_steps=calls) for calls in numbers)
@@ -148,15 +148,25 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", None, "Samples of each row (def
 _BITS_IMAGES = flags.DEFINE_integer("bits_images", 512, "For families: real digits of the bound.", lower_bound=2)
 _CALLS = flags.DEFINE_list("calls", None, "Calls of the network, for solvers (5,10,20,50).")
 _OUT = flags.DEFINE_string("out", None, "A picture, for families and guidance.")
+_ONLY_FOR = {
+    _MODELS: ("solvers", "guidance", "precision", "classifier"),
+    _RUNS: ("families",),
+    _BITS_IMAGES: ("families",),
+    _CALLS: ("solvers",),
+    _OUT: ("families", "guidance"),
+}
 
 
 def main():
     """Prints the tables."""
     part, default = PARTS[_PART.value]
+    for flag, parts in _ONLY_FOR.items():
+        if flag.present and _PART.value not in parts:
+            raise UserError(f"--{flag.name} is for --part {' and '.join(parts)}. Received: --part {_PART.value}")
     if _OUT.value:
-        if part not in (families, guidance):
-            raise UserError(f"--out is for --part families and guidance. Received: --part {_PART.value}")
         check_picture(_OUT.value)
+        if part is guidance and len(_MODELS.value) > 1:
+            raise UserError(f"--out of --part guidance is of one --model. Received: {len(_MODELS.value)}")
     models = {} if part is families else {path: open_model(path) for path in _MODELS.value}
     count, scores = _NUM_IMAGES.value or default, Scores()
     print("half/half:", ", ".join(f"{name} {floor:.3f}" for name, floor in scores.floors.items()))

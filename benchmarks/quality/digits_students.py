@@ -4,15 +4,17 @@
     python benchmarks/quality/digits_students.py --teacher runs/digits --students runs/digits_1 --out distillation.png
 
 A row for the teacher's own way of sampling, then for each student, and before it for the teacher in as many calls with
-the sampler that is best by pixels. Distances are as in digits.py; precision and recall are by pixels.
+the sampler that is best by pixels. Distances are as in digits.py; precision and recall are by pixels. Of several sets
+of samples, whose seeds follow one another, these are means, and of distances the standard deviation stands beside them.
 """
 
 import pathlib
 
+import numpy as np
 from absl import flags
 from digits_scores import Scores, digits_model, eight_bits, flat
 from family_picture import check_picture, family_picture
-from miniature_tables import print_rows
+from miniature_tables import mean_and_deviation, print_rows
 
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
@@ -25,7 +27,8 @@ _SHOWN, _ZOOM = 36, 5
 
 _TEACHER = flags.DEFINE_string("teacher", "runs/digits", "A .keras file, a run directory or a shipped name.")
 _STUDENTS = flags.DEFINE_string("students", "runs/digits_1", "The run directory of a distillation.")
-_NUM_IMAGES = flags.DEFINE_integer("num_images", 2048, "Samples of each row, seeds from 0.", lower_bound=36)
+_NUM_IMAGES = flags.DEFINE_integer("num_images", 2048, "Samples of each set, seeds from 0.", lower_bound=36)
+_SETS = flags.DEFINE_integer("sets", 1, "Sets of samples of each row.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "A picture of the same seeds' images in many and few calls.")
 
 
@@ -52,20 +55,29 @@ def _students():
 
 def _rows(teacher, students, scores):
     yield "calls", "who", "sampler", "pixels", "hidden layer", "precision", "recall"
-    samples = lambda model, **way: model.sample(range(_NUM_IMAGES.value), **way)
-    yield str(teacher.num_steps), "teacher", teacher.sampler, *_cells(scores, samples(teacher))
+    figures = lambda model, **way: _figures(scores, model, **way)
+    yield str(teacher.num_steps), "teacher", teacher.sampler, *_cells(figures(teacher))
     for student in students:
         calls = student.num_steps
-        ways = {sampler: samples(teacher, sampler=sampler, num_steps=calls) for sampler in _OF_TEACHER}
-        best = min(ways, key=lambda sampler: scores.distances(ways[sampler])[0])
-        yield str(calls), "teacher", f"{best}, its best", *_cells(scores, ways[best])
-        yield str(calls), "student", student.sampler, *_cells(scores, samples(student))
+        ways = {sampler: figures(teacher, sampler=sampler, num_steps=calls) for sampler in _OF_TEACHER}
+        best = min(ways, key=lambda sampler: np.mean(ways[sampler][0]))
+        yield str(calls), "teacher", f"{best}, its best", *_cells(ways[best])
+        yield str(calls), "student", student.sampler, *_cells(figures(student))
 
 
-def _cells(scores, images):
-    return [
-        f"{figure:.2f}" for figure in (*scores.distances(images), *precision_recall(flat(scores.pixels), flat(images)))
-    ]
+def _figures(scores, model, **way):
+    """Distances by pixels and by the hidden layer, precision, recall: `[4, sets]`."""
+    size, figures = _NUM_IMAGES.value, []
+    for first in range(0, size * _SETS.value, size):
+        images = model.sample(range(first, first + size), **way)
+        figures.append([*scores.distances(images), *precision_recall(flat(scores.pixels), flat(eight_bits(images)))])
+    return np.transpose(figures)
+
+
+def _cells(figures):
+    pixels, hidden, precision, recall = figures
+    means = [f"{np.mean(each):.2f}" for each in (precision, recall)]
+    return mean_and_deviation(pixels), mean_and_deviation(hidden), *means
 
 
 def _sheets(teacher, students):

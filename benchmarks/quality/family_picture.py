@@ -13,11 +13,11 @@ _MARGIN = 24
 _COLUMNS = 3  # Wider pictures are shrunk where they are read.
 
 
-def check_picture(path):
-    """Raises a UserError if --out is no name of a picture, or cannot be written."""
+def check_picture(path, flag="--out"):
+    """Raises a UserError if the flag's value is no name of a picture, or cannot be written."""
     if pathlib.Path(path).suffix.lower() not in WRITTEN:
-        raise UserError(f"--out must end in {', '.join(WRITTEN)}. Received: {path}")
-    writable_file(path, f"--out {path}")
+        raise UserError(f"{flag} must end in {', '.join(WRITTEN)}. Received: {path}")
+    writable_file(path, f"{flag} {path}")
 
 
 def family_picture(sheets, zoom):

@@ -18,7 +18,7 @@ import pathlib
 
 import numpy as np
 from absl import flags
-from family_picture import family_picture
+from family_picture import check_picture, family_picture
 from learning_curves import curves_table, draw_curves
 from miniature_runs import (
     BLUR,
@@ -63,6 +63,8 @@ _ORDER_OUT = flags.DEFINE_string("order_out", "order.png", "The picture of the s
 
 def main():
     """Runs the parts in their order."""
+    for flag in (_OUT, _CURVES_OUT, _ORDER_OUT):
+        check_picture(flag.value, f"--{flag.name}")
     parts = {"train": _train, "evaluate": _evaluate, "calls": _calls, "tables": _tables}
     parts |= {"curves": lambda: _in_turns(CURVES), "order": lambda: _in_turns(ORDER)}
     for name in PARTS:
@@ -71,6 +73,7 @@ def main():
 
 
 def _train():
+    pathlib.Path(_RUNS.value).mkdir(parents=True, exist_ok=True)
     runs = RUNS | PREDICTED
     side_by_side(_train_run, [(name, *runs[name]) for name in _chosen(runs)], _JOBS.value)
 
@@ -83,7 +86,13 @@ def _in_turns(runs):
 def _train_in_turns(name, config, settings, stops):
     """One training, stopped at each number of steps for its samples to be scored."""
     for steps in stops:
-        if _report(name, f"at_{steps}") is None:
+        report = _report(name, f"at_{steps}")
+        if report and report["real"]["num_images"] != _NUM_REFERENCE.value:
+            raise UserError(
+                f"--num_reference: got {_NUM_REFERENCE.value}, expected {report['real']['num_images']}, of which "
+                f"{_folder(name) / f'at_{steps}'} is"
+            )
+        if report is None:
             _train_run(name, config, (*settings, f"train.steps={steps}"))
             scored = ("--metrics", "frechet,kernel", "--num_images", 1000, "--features", "efficientnet_lite0")
             sizes = ("--num_reference", _NUM_REFERENCE.value, "--out_dir", _folder(name) / f"at_{steps}")

@@ -43,10 +43,11 @@ def main():
     unknown = [part for part in _CHOSEN.value if part not in _PARTS]
     if unknown:
         raise UserError(f"parts must be of {', '.join(_PARTS)}. Received: {unknown[0]}")
-    report, sides, count = options.Report(), Sides(sys.executable, _PYTHON.value), options.ROUNDS.value
+    sides, count = Sides(sys.executable, _PYTHON.value), options.ROUNDS.value
     needs_both = not {"limit", "blurring"}.issuperset(_CHOSEN.value)
     versions = _versions(sys.executable, ("tensorflow", "keras"))
     versions += _versions(_PYTHON.value, ("torch", "diffusers")) if needs_both else []
+    report = options.Report()
     report.line(options.machine(versions))
     sizes = options.chosen_sizes()
     few = options.chosen_sizes(tuple(SIZES) if _ALL.value else FEW_SIZES)

@@ -18,6 +18,7 @@ from absl import flags
 from rounds import times_of
 
 from tf_blurdiff import command_line
+from tf_blurdiff.errors import UserError
 
 # Config, overrides of its network, and the parameters that were published, in millions.
 _DDPM = "network.channels=128 network.multipliers=[1,2,2,2] network.num_res_blocks=2 network.attention_resolutions=[16]"
@@ -27,7 +28,7 @@ _ROWS = {
     "lsun rematerialized": ("lsun", ["network.rematerialize=true"], "not found"),
     "DDPM's network for CIFAR-10": ("cifar10_gaussian", _DDPM.split(), "35.7 (Ho et al., 2020)"),
 }
-_ONLY = flags.DEFINE_list("rows", list(_ROWS), "Rows of the table.")
+_ONLY = flags.DEFINE_list("rows", list(_ROWS), f"Rows of the table: {', '.join(_ROWS)}.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["2", "6"], "Two batch sizes to tell an image's memory by.")
 _PRECISION = flags.DEFINE_string("precision", "float32", "train.precision of the steps.")
 
@@ -36,12 +37,18 @@ _GIGABYTE, _BYTES_OF_STATE = 1e9, 5 * 4
 
 def main():
     """Prints the table."""
+    unknown = [name for name in _ONLY.value if name not in _ROWS]
+    if unknown:
+        raise UserError(f"--rows must be of {', '.join(_ROWS)}. Received: {unknown[0]}")
+    sizes = sorted(set(command_line.integers(_BATCH_SIZES)))
+    if len(sizes) != 2 or sizes[0] < 1:
+        raise UserError(f"--batch_sizes must be two numbers of 1 or more. Received: {','.join(_BATCH_SIZES.value)}")
     print(
         "| config | parameters, millions | published | seconds a step, batch | state, GB | an image, GB "
         "| one GPU at the config's batch, GB | largest batch in 24 GB |\n|---|---|---|---|---|---|---|---|",
         flush=True,
     )
-    few, many = (int(size) for size in _BATCH_SIZES.value)
+    few, many = sizes
     for name in _ONLY.value:
         (parameters, seconds, low, batch_size), (_, _, high, _) = (in_new_process(name, size) for size in (few, many))
         state, image = parameters * _BYTES_OF_STATE / _GIGABYTE, (high - low) / (many - few) / _GIGABYTE

@@ -7,6 +7,7 @@ import platform
 from absl import flags
 from sizes import SIZES
 
+from tf_blurdiff.files import writable_file
 from tf_blurdiff.networks.precision import processor_lacks
 
 ROUNDS = flags.DEFINE_integer("rounds", 4, "Rounds after the warm-up.", lower_bound=1)
@@ -28,7 +29,7 @@ class Report:
     """Prints lines as they come, and keeps them in the file that the flag names."""
 
     def __init__(self):
-        self._file = open(OUT.value, "w") if OUT.value else None  # noqa: SIM115
+        self._file = writable_file(OUT.value, f"--out {OUT.value}").open("w") if OUT.value else None
 
     def line(self, text=""):
         """Adds a line."""

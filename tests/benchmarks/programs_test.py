@@ -53,7 +53,8 @@ def tables(done):
 
 
 def figures(rows, *columns):
-    return np.array([[float(row[column]) for column in columns] for row in rows])
+    """The numbers of these columns; of a mean and its deviation the mean."""
+    return np.array([[float(row[column].split(" ± ")[0]) for column in columns] for row in rows])
 
 
 MISTAKES = {
@@ -69,15 +70,22 @@ MISTAKES = {
     "quality/digits_students --teacher=fashion_mnist": "--teacher: images (8, 8, 1) are expected",
     "quality/digits_students --teacher=digits --out=a.txt": "--out must end in .png",
     "quality/digits --part=solvers --out=a.png": "--out is for --part families and guidance",
+    "quality/digits --part=families --model=digits": "--model is for --part solvers and guidance",
+    "quality/digits --part=solvers --model=digits --calls=x": "--calls must be integers of 1 or more. Received: x",
+    "quality/miniature --part=tables --order_out=a.txt": "--order_out must end in .png",
     "quality/miniature --part=tables --runs=nowhere": "nowhere holds no reports; --part evaluate makes them",
     "data/image_folder --root=new --photographs=nowhere": "--num_patches: got 20000, expected at most 0",
+    "data/image_folder --root=new --cache_gb=x": "--cache_gb: got x, expected numbers of 0 or more",
     "data/pipeline --sizes=8x8x2": "--sizes: got '8x8x2', expected sizes such as 28x28x1",
     "data/fashion_mnist": "--data_dir must have a value",
     "data/emoji": "--root must have a value",
     "data/emoji --root=.": "--root . is not an empty folder",
     "data/emoji --root=new --font=nowhere.ttf": "--font nowhere.ttf cannot be read",
     "speed/__main__ --parts=nothing": "parts must be of training, forward,",
-    "speed/__main__ --parts=startup --diffusers_python=nowhere": "nowhere cannot be run",
+    "speed/__main__ --parts=startup --diffusers_python=nowhere --out=kept.md": "nowhere cannot be run",
+    "speed/__main__ --parts=blurring --out=file/a.md": "--out file/a.md cannot be written",
+    "speed/full_size --rows=nothing": "--rows must be of cifar10, lsun,",
+    "speed/full_size --batch_sizes=2,2": "--batch_sizes must be two numbers of 1 or more. Received: 2,2",
     "gpu/__main__ --parts=training,nothing": "long, resume. Received: nothing",
     "gpu/__main__ --seconds=soon": "--seconds: invalid float value: 'soon'",
     "gpu/__main__ --small --out=file/out": "gpu: --out file/out cannot be made: Not a directory",
@@ -89,6 +97,7 @@ MISTAKES = {
 def done(folder):
     """What each mistake is answered."""
     (folder / "file").touch()
+    (folder / "kept.md").write_text("an hour's results")
     return run({line: line.split() for line in MISTAKES}, folder)
 
 
@@ -177,7 +186,7 @@ def slowly_done(folder):
         ],
         "students": [
             "quality/digits_students", f"--teacher={model_file('digits')}", "--students=students", "--num_images=36",
-            "--out=students.png",
+            "--sets=2", "--out=students.png",
         ],
         "solvers": [*digits, "--part=solvers"],
         "precision": [*digits, "--part=precision"],
@@ -209,6 +218,7 @@ def test_a_student_has_a_row_after_its_teacher_in_as_many_calls(slowly_done, fol
     assert [(row["calls"], row["who"]) for row in rows] == [("3", "teacher"), ("2", "teacher"), ("2", "student")]
     assert rows[1]["sampler"].endswith(", its best") and rows[2]["sampler"] == "ddim"
     assert (figures(rows, "pixels", "hidden layer") > 1.0).all()
+    assert all(" ± " in row["pixels"] and " ± " in row["hidden layer"] for row in rows)
     assert (folder / "students.png").is_file()
 
 
@@ -277,3 +287,7 @@ def test_a_mistake_is_one_message(done, line):
     assert result.returncode == 2, result.stderr
     assert MISTAKES[line] in result.stderr and "Traceback" not in result.stderr
     assert "|" not in result.stdout
+
+
+def test_a_file_of_results_is_not_emptied_by_a_mistake(done, folder):
+    assert done and (folder / "kept.md").read_text() == "an hour's results"

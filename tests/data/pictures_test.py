@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -57,6 +59,21 @@ def test_a_large_jpeg_is_decoded_small(tmp_path, monkeypatch):
 def test_a_picture_too_large_for_its_format_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"^x\.webp cannot be written: .*16383 pixels$"), writing("x.webp"):
         save_image(np.zeros((2, 16_400, 1), np.uint8), tmp_path / "x.webp")
+
+
+def test_a_picture_that_could_not_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    def save(picture, path, **arguments):
+        pathlib.Path(path).write_bytes(b"half a picture")
+        raise OSError(28, "No space left on device")
+
+    path, image = tmp_path / "x.png", np.full((4, 4, 1), 7, np.uint8)
+    save_image(image, path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", save)
+        with pytest.raises(OSError, match="No space left"):
+            save_image(image + 1, path)
+    np.testing.assert_array_equal(read_image(path, (4, 4, 1)), image)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("channels", [1, 3])

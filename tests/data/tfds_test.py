@@ -1,4 +1,6 @@
 import io
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -180,6 +182,34 @@ def test_what_could_not_be_decoded_leaves_nothing(tfds_dir, tmp_path, monkeypatc
     with pytest.raises(DataError, match="picture 3 cannot be read"):
         open_images("tfds", 4, 3, name="tiny_photos/plain", root=tfds_dir, cache_dir=tmp_path, cache_gb=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_is_of_the_data_s_files_not_of_their_name_alone(tfds_dir, tmp_path, monkeypatch):
+    own = {"name": "tiny_photos/plain", "cache_dir": tmp_path / "cache", "cache_gb": 0}
+    before = all_of(open_images("tfds", 4, 3, root=tfds_dir, **own))
+
+    def other(self):
+        yield from ((i, {"image": np.full((6, 9, 3), 200 + i, np.uint8)}) for i in range(5))
+
+    monkeypatch.setattr(TinyPhotos, "_generate_examples", other)
+    after = all_of(open_images("tfds", 4, 3, root=tmp_path / "tfds", **own))
+    assert before.shape == after.shape and sorted(after[:, 0, 0, 0]) == [200, 201, 202, 203, 204]
+
+
+def test_what_a_killed_process_had_decoded_is_removed(tfds_dir, tmp_path):
+    options = {"name": "tiny_photos/plain", "split": "train[:80%]", "root": tfds_dir, "cache_dir": tmp_path}
+    open_images("tfds", 4, 3, **options, cache_gb=0)
+    (folder,) = tmp_path.iterdir()
+    shutil.rmtree(folder)
+    growing, left = (folder.with_name(f"{folder.name}.{number}.partial") for number in range(2))
+    for path in (growing, left):
+        path.mkdir()
+        (path / "images.npy").write_bytes(b"part")
+    for path in (left / "images.npy", left):
+        os.utime(path, (0, 0))
+    os.utime(growing, (0, 0))
+    open_images("tfds", 4, 3, **options, cache_gb=0)
+    assert sorted(tmp_path.iterdir()) == [folder, growing]
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(tfds_dir, tmp_path):

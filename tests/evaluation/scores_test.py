@@ -1,5 +1,6 @@
 """Evaluation: the scores are those of the metrics on all images, from files and a cache that can be trusted."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -239,15 +240,18 @@ def test_copies_of_the_real_images_are_exposed(evaluated, real, pixels, tmp_path
     candidates, folder = evaluated[0][:1], tmp_path / "samples" / "small-ddim-3"
     folder.mkdir(parents=True)
     (folder / "settings.json").write_text("{}")
-    # Of the part that samples are held against, which are those after the first 40.
-    copies = in_order(real)[100:140]
+    # From either part of the real images.
+    copies = in_order(real)[::5][:40]
     for seed, image in enumerate(copies, start=5):
         Image.fromarray(image[..., 0]).save(folder / f"seed_{seed}.png")
     (scored,), about_real = score(
         candidates, real[1], [pixels], SAMPLES, tmp_path, tmp_path / "cache", ["precision_recall"]
     )
     scores, floor = scored.figures["scores"]["pixels"], about_real["features"][0]["floor"]
-    assert scores["precision"] == 1.0 and scores["nearest"] < 1e-5 < 1.0 < floor["nearest"]
+    assert scores["precision"] == 1.0 and scores["nearest"] < 1e-5
+    features = pixels.features(in_order(real))
+    distances = np.sqrt(np.square(features[:, None] - features[None]).sum(2) + np.diag(np.full(201, np.inf)))
+    assert floor["nearest"] == pytest.approx(np.median(distances.min(axis=1)), rel=1e-4) and floor["nearest"] > 1.0
     np.testing.assert_array_equal(real[1].read(scored.neighbours["pixels"][:, 0]), copies[:NEIGHBOURS_OF])
     assert scored.figures["bits"] is None and "frechet" not in scores
 
@@ -268,6 +272,36 @@ def test_some_models_have_no_bits(real, tmp_path, settings, reason):
     assert reason in scored.figures["bits"]["none"]
 
 
+def test_a_model_with_labels_has_no_bits_of_images_without(real, tmp_path):
+    randomized(make(small_network(num_classes=10), num_steps=2)).save(tmp_path / "labels.keras")
+    unlabelled = Reference(Images(lambda indices: real[0][indices], 201, SHAPE))
+    candidates = open_candidates([tmp_path / "labels.keras"], unlabelled, SAMPLES)
+    draw_samples(candidates, unlabelled, SAMPLES, tmp_path, ONE)
+    (scored,), _ = score(candidates, unlabelled, [], SAMPLES, tmp_path, tmp_path, ["bits"], BOUND)
+    assert scored.figures["bits"] == {"none": "the model has labels, and the real images have none"}
+    assert scored.figures["labels"] == "in turn"
+
+
+def test_bits_that_are_not_finite_are_said_to_be_so(evaluated, real, monkeypatch):
+    candidates, _, _, folder = evaluated
+    model = candidates[0].model
+    bound = model.bits_per_dimension(to_unit_range(in_order(real)[:20]).numpy(), num_steps=10, num_times=5)
+    infinite = bound._replace(total=np.where(np.arange(20) == 3, np.inf, bound.total))
+    monkeypatch.setattr(type(model), "bits_per_dimension", lambda *_, **more: infinite)
+    scored, _ = score(candidates, real[1], [], SAMPLES, folder, folder / "cache", ["bits"], BOUND)
+    assert scored[0].figures["bits"] == {"none": "it is not finite"}
+
+
+def test_labels_of_other_names_are_refused(real, tmp_path):
+    names = [*"abcdefghij"]
+    make(small_network(num_classes=10), class_names=names).save(tmp_path / "labels.keras")
+    images, labels = real[0], real[1].images.labels
+    for order, message in ((names, None), (names[::-1], "has label 0 for 'a'; the config's data for 'j': expected")):
+        other = Reference(Images(lambda indices: images[indices], 201, SHAPE, labels, 10, class_names=order))
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            open_candidates([tmp_path / "labels.keras"], other, SAMPLES)
+
+
 def test_a_model_can_be_a_folder(real, tmp_path):
     """As Keras writes it for the Hugging Face Hub."""
     randomized(make(num_steps=2)).save(tmp_path / "model.keras")
@@ -278,7 +312,7 @@ def test_a_model_can_be_a_folder(real, tmp_path):
     weights = tmp_path / "model" / "model.weights.h5"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     weights.write_bytes(b"those of a later checkpoint")
-    assert describe_candidate(candidates[0], SAMPLES, tmp_path)["sha256"] == digest[:16]
+    assert describe_candidate(candidates[0], real[1], SAMPLES, tmp_path)["sha256"] == digest[:16]
 
 
 def test_labels_are_as_often_as_among_the_real_images(real, tmp_path):
@@ -329,11 +363,19 @@ def model_score(report, number, name):
     return report["models"][number]["scores"]["pixels"][name]
 
 
+@pytest.mark.parametrize("of, words", [(300, "than 1."), (1300, "than 1; copies of the 1,000 other images would")])
+def test_a_report_says_among_how_many_images_copies_are_looked_for(of, words):
+    network = {"name": "net", "is_fid": False, "num_features": 2, "floor": {"sizes": [100, 200]}, "kept": 300}
+    real_ones = {"features": [network], "of": of}
+    last = notes({"models": [{"num_images": 150}], "real": real_ones})[-1]
+    assert "nearest of 300 real images" in last and words in last
+
+
 def test_only_the_inception_graph_s_distance_is_called_fid():
     def report(is_fid, num_features):
         floor = {"sizes": [100, 200]}
-        network = {"name": "net", "is_fid": is_fid, "num_features": num_features, "floor": floor}
-        return {"models": [{"num_images": 150}], "real": {"features": [network]}}
+        network = {"name": "net", "is_fid": is_fid, "num_features": num_features, "floor": floor, "kept": 300}
+        return {"models": [{"num_images": 150}], "real": {"features": [network], "of": 300}}
 
     assert "are no FID" in notes(report(False, 20))[0]
     is_fid = notes(report(True, 20))[0]

@@ -11,6 +11,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError, features
 from tf_blurdiff.data.picture_files import open_picture, upright
 from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import write_atomically
 
 _AVIF = (".avif",) if features.check("avif") else ()
 _JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0}
@@ -130,6 +131,8 @@ def _opaque(image, background):
 def save_image(image: Any, path: str | os.PathLike) -> None:
     """Writes an image, `[H, W, C]` with 1 or 3 channels, float in [-1, 1] or uint8, in the format of the file's suffix.
 
+    The file is there whole or as it was.
+
     Args:
         image: the image.
         path: where to, with a suffix of `WRITTEN`; missing folders are made.
@@ -142,7 +145,7 @@ def save_image(image: Any, path: str | os.PathLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(image[:, :, 0] if image.shape[-1] == 1 else image)
     try:
-        picture.save(path, **WRITTEN[path.suffix.lower()])
+        write_atomically(path, lambda part: picture.save(part, **WRITTEN[path.suffix.lower()]))
     except ValueError as error:
         raise OSError(str(error)) from error
 

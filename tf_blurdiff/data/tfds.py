@@ -3,10 +3,14 @@
 import contextlib
 import difflib
 import functools
+import glob
+import hashlib
 import io
+import json
 import math
 import os
 import shutil
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -26,6 +30,8 @@ _ALIASES = {"lsun/church": "lsun/church_outdoor"}
 # TFDS's own 10 wait for 205 seconds in all where there is no network; these wait for 6.
 _DOWNLOAD_RETRIES = 5
 _JPEG, _WITH_ALPHA = b"\xff\xd8\xff", 4
+# A folder that nobody has written to for so many seconds has nobody who writes it.
+_ABANDONED = 3600.0
 # Files that are in memory together.
 _AT_ONCE = 256
 
@@ -66,12 +72,19 @@ def read_tfds(
         examples.decode_all(pixels, labels)
     else:
         colour = [] if background == WHITE else [background.removeprefix("#")]
-        key = "-".join([*builder.info.full_name.split("/"), split, *map(str, image_shape), *colour])
+        own = [*builder.info.full_name.split("/"), split, *map(str, image_shape), *colour, _fingerprint(builder)]
+        key = "-".join(own)
         folder = expanded(cache_dir or "~/.cache/tf_blurdiff") / key
         pixels, labels = _decoded_on_disk(examples, (count, *image_shape), folder)
     if num_classes is None:
         return pixels, None, None, None
     return pixels, labels, num_classes, builder.info.features["label"].names
+
+
+def _fingerprint(builder):
+    """Of the sizes of all files: data of one name and version can be others in another folder, or prepared anew."""
+    splits = {name: [info.shard_lengths, info.num_bytes] for name, info in sorted(builder.info.splits.items())}
+    return hashlib.sha256(json.dumps(splits).encode()).hexdigest()[:8]
 
 
 def find_builder(name: str | None, data_dir: str | os.PathLike | None) -> tuple[Any, int | None]:
@@ -163,10 +176,19 @@ class _Examples:
             raise DataError(f"name: picture {number} of {self._name} cannot be read ({reason})") from None
 
 
+def _remove_left(folder):
+    """Removes what processes left that were killed while they decoded: what has not grown for an hour."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+
+
 def _decoded_on_disk(examples, shape, folder):
     """Memory-mapped images and labels, decoded into `folder` the first time."""
     if not folder.is_dir():
         writable_folder(folder.parent, f"cache_dir {folder.parent}")
+        _remove_left(folder)
         free, needed = shutil.disk_usage(folder.parent).free, math.prod(shape) + 8 * shape[0]
         # Writing to a memory map on a full disk kills the process.
         if free < needed:

@@ -140,6 +140,13 @@ def _check_model(model, path, images):
         )
     if model.num_classes is not None and images.num_classes not in (None, model.num_classes):
         raise UserError(f"{path} has {model.num_classes} labels; the config's data have {images.num_classes}")
+    names, expected = model.class_names, images.class_names
+    if names is not None and expected is not None and names != expected:
+        first = next(number for number, pair in enumerate(zip(names, expected)) if pair[0] != pair[1])
+        raise UserError(
+            f"{path} has label {first} for {names[first]!r}; the config's data for {expected[first]!r}: expected "
+            "data.labels in the model's order"
+        )
 
 
 def _stem(path):

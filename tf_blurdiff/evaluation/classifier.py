@@ -119,6 +119,7 @@ def train_classifier(
         raise UserError("a classifier needs labels, and the data set has none; expected another data set")
     for name, value in (("epochs", epochs), ("batch_size", batch_size)):
         check_count(name, value)
+    check_count("seed", seed, 0)
     held_out, fitted = np.split(np.random.default_rng(seed).permutation(images.num_images), [_count_held_out(images)])
     keras.utils.set_random_seed(seed)
     model = ImageClassifier(images.image_shape, images.num_classes)

@@ -15,6 +15,7 @@ from tf_blurdiff.config import Config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.evaluation.candidates import Candidate, SampleSettings
 from tf_blurdiff.evaluation.features import FeatureNetwork
+from tf_blurdiff.evaluation.reference import Reference
 from tf_blurdiff.generation import SETTINGS_FILE
 
 _PACKAGES = ("tensorflow", "keras", "numpy")
@@ -50,8 +51,11 @@ def describe_run(
     }
 
 
-def describe_candidate(candidate: Candidate, samples: SampleSettings, out_dir: str | Path) -> dict[str, Any]:
+def describe_candidate(
+    candidate: Candidate, reference: Reference, samples: SampleSettings, out_dir: str | Path
+) -> dict[str, Any]:
     """Which model it is and how its samples in `out_dir` were drawn; can be written as JSON."""
+    labels = "in turn" if reference.images.labels is None else "of real images, in a random order"
     model, folder = candidate.model, candidate.folder(out_dir)
     return {
         "name": candidate.name,
@@ -61,7 +65,7 @@ def describe_candidate(candidate: Candidate, samples: SampleSettings, out_dir: s
         "process": f"{type(model.process.noise).__name__}, {type(model.process.dissipation).__name__}",
         "prediction": model.prediction,
         "loss_exponent": model.loss_exponent,
-        "labels": None if model.num_classes is None else "of real images, in a random order",
+        "labels": None if model.num_classes is None else labels,
         "num_images": samples.num_images,
         "first_seed": samples.seed,
         **json.loads((folder / SETTINGS_FILE).read_text()),

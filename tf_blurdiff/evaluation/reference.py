@@ -25,7 +25,7 @@ MIN_IMAGES = 20
 _BATCH_SIZE = 64
 _ORDER_SEED = 0
 # Part of every key: another one leaves the files of this one alone.
-_FORMAT = "tf_blurdiff reference features 1"
+_FORMAT = "tf_blurdiff reference features 2"
 
 
 class FeatureSet(NamedTuple):
@@ -169,12 +169,10 @@ def real_features(
         return _read(path)
     writable_folder(path.parent, f"cache_dir {path.parent}")
     what = f"real {network.name}"
-    parts = [
-        gather_features(network, reference.batches(first, last, what), KEPT // 2)
-        for first, last in ((0, size_of_one), (size_of_one, None))
-    ]
-    _write(path, parts)
-    return RealFeatures(*parts)
+    one = gather_features(network, reference.batches(0, size_of_one, what), KEPT // 2)
+    rest = gather_features(network, reference.batches(size_of_one, None, what), KEPT - len(one.kept))
+    _write(path, (one, rest))
+    return RealFeatures(one, rest)
 
 
 def _read(path):

@@ -103,16 +103,22 @@ def notes(report: dict[str, Any]) -> list[str]:
                 f"{name}: a set has no more images than there are features ({network['num_features']:,}), so its "
                 "covariance is singular and the Frechet distance too large: compare it at equal sizes only."
             )
-    return found + [
+    found += [
         "The rows named real are the floor: one part of the real images, as many as there are samples or half of them, "
         "against the rest. A model cannot be expected to be below it, except by a larger number of images.",
         "Precision and recall are the shares of samples among the real images and the reverse, with three neighbours; "
         "they, the kernel distance and the neighbours are of the first images only, as many as stand under kept in "
         "report.json.",
-        "nearest / real: the median distance of the samples to the nearest of the real images, over that of other real "
-        "images. Copies of the data would make it much smaller than 1.",
         "Whether a model was trained on these real images, the report cannot know: see the split.",
     ]
+    if networks:
+        searched, others = networks[0]["kept"], report["real"]["of"] - networks[0]["kept"]
+        found.append(
+            f"nearest / real: the median distance of a sample to the nearest of {searched:,} real images, over that of "
+            "one of these to the nearest other. Copies of these would make it much smaller than 1"
+            + (f"; copies of the {others:,} other images would not show." if others else ".")
+        )
+    return found
 
 
 def _row(network, name, scores, floor):

@@ -78,7 +78,8 @@ def score(
 
     Returns:
         A list of `Scored`, and what is known of the real images: a dict that can be written as JSON. Its `features` has
-        for each network the floor: the same metrics between two parts of the real images.
+        for each network the floor: the same metrics between two parts of the real images, and the distance of one to
+        the nearest other.
 
     Raises:
         UserError: if the cache cannot be written.
@@ -86,25 +87,37 @@ def score(
     digest = reference.digest()
     size_of_one = min(samples.num_images, reference.num_images // 2)
     real = {network.name: real_features(reference, digest, network, size_of_one, cache_dir) for network in networks}
+    everything = {name: each.everything for name, each in real.items()}
     bits_of = _bits_of_models(candidates, reference, bound, verbose) if "bits" in metrics else {}
     scored = []
     for candidate in candidates:
         files = _SampleFiles(candidate, samples, out_dir, verbose)
-        figures = describe_candidate(candidate, samples, out_dir)
+        figures = describe_candidate(candidate, reference, samples, out_dir)
         sets = {network.name: gather_features(network, files.batches(network.name), KEPT) for network in networks}
         figures["scores"] = {
-            name: _scores(own, real[name].everything, real[name].rest, metrics) for name, own in sets.items()
+            name: {**_scores(own, everything[name], metrics), "nearest": _to_nearest(everything[name], own.kept)}
+            for name, own in sets.items()
         }
         figures["bits"] = bits_of.get(candidate.path)
         images = files.read(0)
         scored.append(Scored(candidate, figures, images, _neighbours(images, sets, real, reference)))
-    floors = {name: _scores(each.one, each.rest, each.rest, metrics) for name, each in real.items()}
+    floors = {
+        name: {**_scores(each.one, each.rest, metrics), "nearest": _to_nearest(everything[name])}
+        for name, each in real.items()
+    }
     return scored, {
         "num_images": reference.num_images,
         "of": reference.images.num_images,
         "image_shape": list(reference.images.image_shape),
         "digest": digest,
-        "features": [{**describe_network(network), "floor": floors[network.name]} for network in networks],
+        "features": [
+            {
+                **describe_network(network),
+                "kept": len(everything[network.name].kept),
+                "floor": floors[network.name],
+            }
+            for network in networks
+        ],
     }
 
 
@@ -131,11 +144,8 @@ class _SampleFiles:
                 progress.update(len(batch))
 
 
-def _scores(generated: FeatureSet, real: FeatureSet, rest: FeatureSet, metrics: Collection[str]) -> dict[str, Any]:
-    """The metrics of one set against another, the sizes that they are of, and the distance to the nearest of `rest`.
-
-    Of copies of the data that distance is far below that of other real images.
-    """
+def _scores(generated: FeatureSet, real: FeatureSet, metrics: Collection[str]) -> dict[str, Any]:
+    """The metrics of one set against another, and the sizes that they are of."""
     one, other = generated.statistics, real.statistics
     scores: dict[str, Any] = {"sizes": [one.count, other.count], "kept": [len(generated.kept), len(real.kept)]}
     if "frechet" in metrics:
@@ -145,8 +155,15 @@ def _scores(generated: FeatureSet, real: FeatureSet, rest: FeatureSet, metrics: 
         scores["kernel"] = {"value": value, "standard_error": standard_error}
     if "precision_recall" in metrics:
         scores |= precision_recall(real.kept, generated.kept)._asdict()
-    scores["nearest"] = float(np.median(nearest_neighbours(rest.kept, generated.kept, 1)[0]))
     return scores
+
+
+def _to_nearest(real: FeatureSet, others: np.ndarray | None = None) -> float:
+    """The median distance of others' features to the nearest real image, or of a real image to the nearest other one.
+
+    Of copies of the real images that are kept the first is far below the second.
+    """
+    return float(np.median(nearest_neighbours(real.kept, others, 1)[0]))
 
 
 def _neighbours(
@@ -175,12 +192,16 @@ def _bits(model: DiffusionModel, reference: Reference, settings: BoundSettings, 
         return {"none": "the process does not end in noise, so the bound is not known"}
     if model.distilled_guidance is not None:
         return {"none": "a distilled model bounds no likelihood"}
+    if model.num_classes is not None and reference.images.labels is None:
+        return {"none": "the model has labels, and the real images have none"}
     count = min(settings.num_images, reference.num_images)
     images = to_unit_range(reference.read(np.arange(count))).numpy()
     labels = candidate_labels(model, reference, count)
     bound = model.bits_per_dimension(
         images, labels, num_steps=settings.num_steps, num_times=settings.num_times, verbose=verbose
     )
+    if not np.isfinite(bound.total).all():
+        return {"none": "it is not finite"}
     return {
         "total": float(bound.total.mean()),
         "standard_error": float(bound.total.std(ddof=1) / np.sqrt(count)),
