@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from endpoint import connection, restoration_inputs
 from endpoint.calls import LABELS, Image, Inputs, patiently
-from endpoint.command_line import ClientError, run
-from endpoint.image_grid import WRITTEN, decode, save_grid
+from endpoint.command_line import INT64, ClientError, run
+from endpoint.image_grid import WRITTEN, check_grid, decode, save_grid
 
 _SEEDS = flags.DEFINE_string("seeds", "0:16", "Seeds: numbers and ranges, 0:4 is 0,1,2,3. Example: 7,9,100:110.")
 _LABELS = flags.DEFINE_string("labels", None, "For a conditional model: one label for all, or as many as seeds.")
@@ -34,7 +34,6 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Images a request.", 1)
 _WAIT = flags.DEFINE_float("wait", 0.0, "Seconds to keep trying while the server is not there or too busy.", 0.0, 1e6)
 
 _MAX_IMAGES = 100_000  # a slip like 0:1000000000 would fill the memory before the first request
-_INT64 = range(-(2**63), 2**63)
 
 
 def parse_numbers(text: str, flag: str) -> list[int]:
@@ -46,9 +45,9 @@ def parse_numbers(text: str, flag: str) -> list[int]:
             span = range(int(first), int(last) if colon else int(first) + 1)
         except ValueError:
             raise ClientError(f"{flag}: {part!r} is neither a number nor a range like 0:64") from None
-        if not span or span[0] not in _INT64 or span[-1] not in _INT64:
+        if not span or span[0] not in INT64 or span[-1] not in INT64:
             raise ClientError(f"{flag}: {part!r} is empty, or outside of 64-bit integers")
-        if len(span) > _MAX_IMAGES - len(numbers):
+        if span[-1] - span[0] >= _MAX_IMAGES - len(numbers):
             raise ClientError(f"{flag}: more than {_MAX_IMAGES} numbers")
         numbers.extend(span)
     return numbers
@@ -68,7 +67,7 @@ def named_labels(words: list[str], num_seeds: int, server: Any) -> list[int]:
     """One label a seed: those of classes by names or numbers, in turn."""
     if LABELS in server.signatures():
         labels = server.labels(words)
-    elif all(word.isdecimal() for word in words):
+    elif all(word.isdecimal() and int(word) in INT64 for word in words):
         labels = [int(word) for word in words]
     else:
         raise ClientError(f"--label: the model's labels have no names; expected numbers. Received: {', '.join(words)}")
@@ -98,16 +97,29 @@ def file_names(inputs: Inputs, pictures: list[str]) -> list[str]:
     return [f"{name}.png" for name in names]
 
 
-def prepare(out: str | None, out_dir: str | None) -> None:
+def prepare(out: Path | None, out_dir: Path | None) -> None:
     """Finds out whether the images can be saved before any is asked for."""
     if out_dir:
-        Path(out_dir).mkdir(parents=True, exist_ok=True)
+        _make_writable(out_dir, "--out_dir")
     if out:
-        if Path(out).is_dir():
+        if out.is_dir():
             raise ClientError(f"--out: {out} is a folder (--out_dir saves single files)")
-        if Path(out).suffix.lower() not in WRITTEN:
+        if out.suffix.lower() not in WRITTEN:
             raise ClientError(f"--out must end in {', '.join(WRITTEN)}. Received: {out}")
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        _make_writable(out.parent, "--out")
+        if out.exists() and not os.access(out, os.W_OK):
+            raise ClientError(f"--out: no permission to write {out}")
+
+
+def _make_writable(folder: Path, flag: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise ClientError(f"{flag}: no permission to write in {folder}")
+
+
+def _path(text: str | None) -> Path | None:
+    """Shells leave a ~ behind "=" as it is."""
+    return Path(os.path.expanduser(text)) if text else None
 
 
 def main() -> None:
@@ -116,7 +128,7 @@ def main() -> None:
     labels = parse_labels(_LABELS.value, len(seeds))
     if labels and _LABEL.value:
         raise ClientError("--label and --labels: give one of them")
-    out, out_dir = _OUT.value or (None if _OUT_DIR.value else "grid.png"), _OUT_DIR.value
+    out, out_dir = _path(_OUT.value or (None if _OUT_DIR.value else "grid.png")), _path(_OUT_DIR.value)
     prepare(out, out_dir)
     server, given = connection.connect(), restoration_inputs.given_inputs()
     if _LABEL.value:
@@ -130,17 +142,20 @@ def main() -> None:
         inputs = restoration_inputs.complete(inputs, given, signature, signatures)
     received, images = fetch(server, inputs, _BATCH_SIZE.value, _WAIT.value), []
     bar = tqdm(received, total=len(seeds), unit="image", disable=None)
-    for content, name in zip(bar, file_names(inputs, given.get("image", []))):
+    names = file_names(inputs, given.get("image", []))
+    for content, name in zip(bar, names):
         image = decode(content)
+        if out and not images:
+            check_grid(image, len(seeds), out)
         if out_dir:
-            image.save(Path(out_dir, name), "PNG")
+            image.save(out_dir / name, "PNG")
         if out:
             images.append(image)
     if out:
-        save_grid(images, Path(out))
+        save_grid(images, out)
         print(f"{len(images)} images in {out}")
     if out_dir:
-        print(f"{len(seeds)} images in {out_dir}{os.sep}")
+        print(f"{len(set(names))} images in {out_dir}{os.sep}")
 
 
 if __name__ == "__main__":

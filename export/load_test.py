@@ -9,6 +9,7 @@ It is made to keep a server busy: aim it at your own, on this machine unless --a
 the requests needs a core too; on the server's own machine the figures are those of both.
 """
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -18,19 +19,20 @@ from tqdm import tqdm
 
 from endpoint import connection
 from endpoint.calls import host_of, is_loopback
-from endpoint.command_line import ClientError, run
+from endpoint.command_line import INT64, ClientError, run
 from endpoint.load_levels import PERCENTILES, run_level, worst_difference
 
 _CONCURRENCY = flags.DEFINE_list("concurrency", ["1", "2", "4", "8", "16", "32"], "Requests under way at a time.")
 _IMAGES = flags.DEFINE_string("images", "4", "Images a request, a number or a range such as 1-16 to draw from.")
 _REQUESTS = flags.DEFINE_integer("requests", 200, "Requests at each level, at most.", 1, 100_000)
 _SECONDS = flags.DEFINE_float("seconds", 30.0, "Seconds after which a level begins no more requests.", 0.001, 3600.0)
-_LABEL = flags.DEFINE_integer("label", None, "For a conditional model: the label of all images.", 0)
+_LABEL = flags.DEFINE_integer("label", None, "For a conditional model: the label of all images.", 0, INT64[-1])
 _CHECK = flags.DEFINE_bool("check", False, "Compare every image with the one that its seed gave before the load.")
 _ALLOW_REMOTE = flags.DEFINE_bool("allow_remote", False, "Load a server that is not on this machine.")
 _OUT = flags.DEFINE_string("out", "load_test.png", "File for the curves; empty for none.")
 
 _MAX_CONCURRENCY, _MAX_LEVELS, _MAX_IMAGES = 256, 16, 1024
+_FIGURES = (".png", ".pdf", ".svg")
 _CHECKED_SEEDS = 64
 _TOLERANCE = 1  # grey levels: kernels round differently in batches of other sizes
 
@@ -122,7 +124,7 @@ def draw(measured: list, title: str, path: str) -> None:
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
     figure.suptitle(title, fontsize="medium")
-    figure.savefig(path, format="png")
+    figure.savefig(path)
 
 
 def check_before(out: str) -> None:
@@ -136,21 +138,24 @@ def check_before(out: str) -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ClientError(f"the curves need matplotlib (--out= draws none): {error}") from error
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
     if Path(out).is_dir():
         raise ClientError(f"--out: {out} is a folder")
+    if Path(out).suffix.lower() not in _FIGURES:
+        raise ClientError(f"--out must end in {', '.join(_FIGURES)}. Received: {out}")
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
 
 
 def main() -> int:
     """What the flags ask for."""
     levels, (least, most) = parse_concurrency(_CONCURRENCY.value), parse_images(_IMAGES.value)
-    check_before(_OUT.value)
+    out = os.path.expanduser(_OUT.value)
+    check_before(out)
     measured, worst = measure(levels, least, most)
     title = f"{connection.description()}, images a request: {_IMAGES.value}"
     print(f"{title}\n\n{table(measured)}\n")
-    if _OUT.value:
-        draw(measured, title, _OUT.value)
-        print(f"curves in {_OUT.value}")
+    if out:
+        draw(measured, title, out)
+        print(f"curves in {out}")
     if worst is not None:
         print(f"the same seed's images differ by {worst} of 255 grey levels at most")
     if errors := [error for level in measured for error in level.errors]:

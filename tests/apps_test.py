@@ -180,7 +180,9 @@ def test_the_page_shows_what_is_wrong(tmp_path):
         # The endpoint is another origin, and does not allow that.
         other = page_in_browser(f"http://127.0.0.1:{page}/gallery.html?url=http://127.0.0.1:{port}", tmp_path)
         refused = page_in_browser(f"http://127.0.0.1:{page}/gallery.html", tmp_path)
-        wrong = page_in_browser(f"http://127.0.0.1:{page}/gallery.html?count=many", tmp_path)
+        wrong = page_in_browser(f"http://127.0.0.1:{page}/gallery.html?count=many&guidance=%20", tmp_path)
+        slip = page_in_browser(f"http://127.0.0.1:{page}/gallery.html?seeds=5", tmp_path)
     assert "the server answers 404: &lt;b&gt;no model&lt;/b&gt;" in refused  # as text, not as HTML
     assert "--rest_api_enable_cors_support" in other and "<img" not in re.sub(r"(?s)<script.*?</script>", "", other)
     assert re.search(r'id="error"[^>]*>count must be a whole number from 1 to 1000. Received: many<', wrong)
+    assert re.search(r'id="error"[^>]*>seeds must be one of url, model, signature, seed, count,', slip)

@@ -104,6 +104,14 @@ MISTAKES = {
     "unwritable": (["sample", "--model", MODEL, "--out", "corrupt.keras/x.png"], "cannot be written"),
     "nothing to launch": (["launch", "--num_workers", "2"], "give the command after --, such as"),
     "nothing to export": (["export"], "give --model and --out"),
+    "verify and export": (
+        ["export", "--model", MODEL, "--out", "served", "--verify", "served/1"],
+        "--verify checks an export that is there; --model is for another call",
+    ),
+    "version 0 of another form": (
+        ["export", "--model", MODEL, "--out", "x.onnx", "--format", "onnx", "--version", "0"],
+        "--version is for --format savedmodel",
+    ),
     "version 0": (["export", "--model", MODEL, "--out", "served", "--version", "0"], "version must be an integer of 1"),
     "quality of no steps": (
         ["export", "--model", MODEL, "--out", "served", "--quality_steps", "10,0"],

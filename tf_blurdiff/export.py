@@ -39,6 +39,9 @@ _VERIFY = FLAGS.string("verify", None, "Check this export, a folder FOLDER/VERSI
 def main() -> None:
     """Exports or verifies, and says what came of it."""
     if _VERIFY.value:
+        others = [name for name in FLAGS.values if FLAGS.values[name].present and name not in ("verify", "imports")]
+        if others:
+            raise UserError(f"--verify checks an export that is there; --{others[0]} is for another call")
         worst = verify(_VERIFY.value)
         print(f"{_VERIFY.value} is sound: known images within {worst} grey levels, all signatures")
         return
@@ -67,7 +70,7 @@ def main() -> None:
 
 def _refuse(formats, *flags):
     for flag in flags:
-        if flag.value:
+        if flag.present:
             received = f"--format {_FORMAT.value} --{flag.name}"
             raise UserError(f"--{flag.name} is for --format {formats}. Received: {received}")
 

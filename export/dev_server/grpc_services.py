@@ -158,8 +158,12 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             configs = model_configs(request.config, "the request")
         except ConfigurationError as error:
             raise ServingError("INVALID_ARGUMENT", str(error)) from None
+        before = self._models.names()
         self._models.configure(configs)
         await asyncio.shield(self._models.update())  # a client that stops waiting leaves no version half loaded
+        missing = [name for name in self._models.names() if name not in before and not self._models.available(name)]
+        if missing:
+            raise ServingError("UNKNOWN", f"{len(missing)} servable(s) did not become available: {', '.join(missing)}")
         return model_management_pb2.ReloadConfigResponse(status={"error_code": 0})
 
 

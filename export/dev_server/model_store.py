@@ -174,7 +174,8 @@ def versions_on_disk(base_path: Path) -> dict[int, Path] | None:
         folders = [path for path in base_path.iterdir() if path.is_dir()]
     except OSError:
         return None
-    return {int(path.name): path for path in folders if re.fullmatch("[0-9]{1,18}", path.name)}
+    numbered = {int(path.name): path for path in folders if re.fullmatch("[0-9]{1,19}", path.name)}
+    return {number: path for number, path in numbered.items() if number < 2**63}
 
 
 def _files_below(path: Path) -> list:

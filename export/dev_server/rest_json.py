@@ -131,8 +131,9 @@ def _scalar(value, dtype: np.dtype):
     elif dtype.kind == "O" and isinstance(value, str):
         return value.encode()
     elif dtype.kind == "O" and _is_base64(value):
+        text = "".join(value["b64"].split())  # TF Serving's decoder skips blanks, and needs no padding
         try:
-            return base64.b64decode(value["b64"], validate=True)
+            return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
         except (binascii.Error, ValueError):
             raise ValueError("Unable to base64 decode") from None
     raise ValueError(f"JSON Value: {_shown(value)} is not of expected type: {dtype if dtype.kind != 'O' else 'string'}")

@@ -8,6 +8,9 @@ from types import ModuleType
 
 from absl import app, flags
 
+INT64 = range(-(2**63), 2**63)
+LARGEST = 3.4028235e38  # of 32-bit floating-point numbers
+
 
 class ClientError(Exception):
     """What was asked for cannot be had; the message says why and what to do."""

@@ -1,17 +1,15 @@
 """The flags that say which signature of which server is asked, and with which inputs."""
 
-import math
-
 import numpy as np
 from absl import flags
 
 from .calls import Endpoint, GrpcClient, RestClient
-from .command_line import ClientError
+from .command_line import INT64, LARGEST, ClientError
 
 _URL = flags.DEFINE_string("url", "http://localhost:8501", "Where the server answers REST.")
 _GRPC = flags.DEFINE_string("grpc", None, "host:port where the server answers gRPC; used instead of --url.")
 _MODEL = flags.DEFINE_string("model", "default", "The served model's name.")
-_MODEL_VERSION = flags.DEFINE_integer("model_version", None, "The model's version (default: the newest).", 0)
+_MODEL_VERSION = flags.DEFINE_integer("model_version", None, "The model's version (default: the newest).", 0, INT64[-1])
 _SIGNATURE = flags.DEFINE_string("signature", "png", "The signature: png, serving_default, or another of their kind.")
 _GUIDANCE_SCALE = flags.DEFINE_float(
     "guidance_scale", None, "For a model with guidance; 1, which is none, with --label."
@@ -46,7 +44,7 @@ def inputs_for(seeds: list[int], labels: list[int] | None) -> dict[str, np.ndarr
     """The signature's inputs: input names -> one number a seed. Raises ClientError for a scale that is no number."""
     inputs = {"seed": np.array(seeds, np.int64)} | ({"label": np.array(labels, np.int64)} if labels else {})
     if _GUIDANCE_SCALE.value is not None:
-        if not math.isfinite(_GUIDANCE_SCALE.value):
-            raise ClientError(f"--guidance_scale must be a finite number. Received: {_GUIDANCE_SCALE.value}")
+        if not abs(_GUIDANCE_SCALE.value) <= LARGEST:
+            raise ClientError(f"--guidance_scale must be a number, in 32 bits. Received: {_GUIDANCE_SCALE.value}")
         inputs["guidance_scale"] = np.full(len(seeds), _GUIDANCE_SCALE.value, np.float32)
     return inputs

@@ -20,6 +20,8 @@ WRITTEN = {
     ".jpeg": _JPEG,
     ".webp": {"format": "WEBP", "lossless": True},
 }
+# Pixels a side, where a format sets a bound that a grid may reach.
+_LONGEST = {"WEBP": 16_383, "JPEG": 65_500}
 
 
 def decode(received: bytes | np.ndarray) -> Image.Image:
@@ -36,13 +38,32 @@ def decode(received: bytes | np.ndarray) -> Image.Image:
         raise ClientError(f"the server sent something that is no PNG image: {error}") from error
 
 
+def check_grid(image: Image.Image, count: int, path: Path) -> None:
+    """Raises ClientError if as many images as this one make a grid that the file's format cannot hold."""
+    kind = WRITTEN[path.suffix.lower()]["format"]
+    *_, (width, height) = _layout(image, count)
+    if max(width, height) > _LONGEST.get(kind, math.inf):
+        raise ClientError(
+            f"--out: the grid is {width}x{height} pixels, and {kind} holds {_LONGEST[kind]:,} a side; expected fewer "
+            "seeds, a .png or --out_dir"
+        )
+    if kind == "JPEG" and image.mode == "RGBA":
+        raise ClientError(f"--out: JPEG has no transparency; expected a .png or .webp. Received: {path}")
+
+
+def _layout(image: Image.Image, count: int) -> tuple[int, int, tuple[int, int]]:
+    """How much an image is enlarged, the columns, and (width, height) of the grid."""
+    zoom = max(1, _LEGIBLE // image.height)
+    columns = math.ceil(math.sqrt(count))
+    places = columns, math.ceil(count / columns)
+    width, height = (_GAP + number * (zoom * side + _GAP) for number, side in zip(places, image.size))
+    return zoom, columns, (width, height)
+
+
 def save_grid(images: list[Image.Image], path: Path) -> None:
     """Saves images of one size in a near-square grid on white, small ones enlarged."""
-    zoom = max(1, _LEGIBLE // images[0].height)
-    width, height = (zoom * size for size in images[0].size)
-    columns = math.ceil(math.sqrt(len(images)))
-    rows = math.ceil(len(images) / columns)
-    size = (_GAP + columns * (width + _GAP), _GAP + rows * (height + _GAP))
+    zoom, columns, size = _layout(images[0], len(images))
+    width, height = (zoom * side for side in images[0].size)
     grid = Image.new(images[0].mode, size, "white")
     for index, image in enumerate(images):
         row, column = divmod(index, columns)

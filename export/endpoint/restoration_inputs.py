@@ -2,13 +2,14 @@
 
 import io
 import math
+import os
 import re
 
 import numpy as np
 from absl import flags
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .command_line import ClientError
+from .command_line import LARGEST, ClientError
 from .image_grid import MODES
 
 _IMAGE = flags.DEFINE_multi_string("image", [], "Picture to start from: one for all seeds, or again for each seed.")
@@ -114,15 +115,15 @@ def _number(text: str, name: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise ClientError(f"--{name}: expected a finite number. Received: {text!r}")
+    if not abs(number) <= LARGEST:
+        raise ClientError(f"--{name}: expected a number, in 32 bits. Received: {text!r}")
     return number
 
 
 def _picture(path: str, name: str, sizes: tuple, signature: str) -> Image.Image:
     """A file as an image of 8 bits in the mode of the signature's channels, held against its size if that is known."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(os.path.expanduser(path)) as opened:
             image = _over_white(_upright(opened))
             if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
                 image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")

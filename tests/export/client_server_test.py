@@ -125,6 +125,10 @@ def test_client_reports_a_server_that_answers_something_else(tmp_path, answer, m
         (["--seeds=3:"], "--seeds: '3:'"),
         (["--seeds=0:99999999999"], "more than"),
         ([f"--seeds={2**63}"], "64-bit"),
+        ([f"--seeds=-1:{2**63 - 1}"], "more than"),
+        ([f"--label={2**63}"], "--label: the model's labels have no names; expected numbers"),
+        ([f"--model_version={2**63}"], "--model_version"),
+        (["--guidance_scale=1e39"], "--guidance_scale must be a number, in 32 bits. Received: 1e+39"),
         (["--labels=1,2,3", "--seeds=0:2"], "--labels: give one label"),
         (["--labels=1"], "keys must be equal to: seed"),
         (["--model=other"], "404: Servable not found"),
@@ -152,7 +156,8 @@ def test_compose_mounts_what_its_flags_name():
     sources = {inside: (EXPORT / "tf_serving" / outside).resolve() for outside, inside in mounts.items()}
     flags = dict(flag.removeprefix("--").split("=") for flag in service["command"])
     for flag in ("model_config_file", "batching_parameters_file", "monitoring_config_file"):
-        assert sources[flags[flag]].is_file()
+        folder, name = flags[flag].rsplit("/", 1)
+        assert (sources[folder] / name).is_file()
     assert sources["/models"] == EXPORT.parent / "served"
     assert "latest" not in service["image"]
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])

@@ -1,14 +1,19 @@
 """The client beside the development server's tests: trying again, deadlines, signatures, versions, what it needs."""
 
+import contextlib
 import threading
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from tensorflow_serving.apis import predict_pb2
 
 from endpoint import calls, image_grid
+from endpoint.command_line import ClientError
+from endpoint.image_grid import check_grid
 from tests.support.endpoints import grey_levels, grpc_endpoint, png_of, predictions, rest_endpoint
 from tests.support.programs import assert_one_line, run_script, run_without
 from tests.support.servers import free_ports
@@ -208,6 +213,31 @@ def test_where_images_cannot_be_saved_none_are_asked_for(tmp_path):
         done = run_script("client.py", f"--url=http://127.0.0.1:{port}", f"--out={tmp_path}/grid.gif")
         assert_one_line(done, "client", "--out must end in .png, .jpg, .jpeg, .webp. Received: ")
     assert not received
+
+
+@pytest.mark.parametrize(
+    "name, mode, message",
+    [
+        ("x.webp", "L", "--out: the grid is 16642x16642 pixels, and WEBP holds 16,383 a side; expected fewer seeds"),
+        ("x.png", "L", None),
+        ("x.jpg", "L", None),
+        ("x.jpg", "RGBA", "--out: JPEG has no transparency; expected a .png or .webp"),
+    ],
+)
+def test_a_grid_that_the_format_cannot_hold_is_refused_at_the_first_image(name, mode, message):
+    image = Image.new(mode, (258, 258))
+    with pytest.raises(ClientError, match=message) if message else contextlib.nullcontext():
+        check_grid(image, 64 * 64, Path(name))
+    check_grid(Image.new("L", (258, 258)), 63 * 63, Path(name))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path):
+    (tmp_path / "here").mkdir()
+    with rest_endpoint(answers_then_images([])) as (port, _):
+        flags = (f"--url=http://127.0.0.1:{port}", "--seeds=7,7", "--out=~/g.png", "--out_dir=~/single")
+        done = run_script("client.py", *flags, HOME=str(tmp_path / "here"))
+    assert done.returncode == 0 and "\n1 images in " in done.stdout, done
+    assert sorted(path.name for path in (tmp_path / "here").rglob("*.png")) == ["g.png", "seed_7.png"]
 
 
 def test_a_scale_must_be_a_number():

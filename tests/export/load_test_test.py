@@ -156,6 +156,8 @@ def test_a_first_request_that_fails_is_the_end(tmp_path):
         (["--requests=100001"], "--requests"),
         (["--seconds=3601"], "--seconds"),
         (["--out={folder}"], "is a folder"),
+        (["--out={folder}/curves.jpg"], "--out must end in .png, .pdf, .svg. Received: "),
+        ([f"--label={2**63}"], "--label"),
         (["more"], "unknown arguments: more"),
     ],
 )

@@ -121,7 +121,7 @@ def refusal(models, spec):
 
 @in_event_loop
 async def test_the_newest_version_is_served_and_what_is_no_version_is_skipped(loader, base):
-    write(base, 9, 10, "11.tmp", "latest", "-3", "1e3")
+    write(base, 9, 10, "11.tmp", "latest", "-3", "1e3", 2**63)
     (base / "12").write_text("a file")
     models = await made(loader, base)
     assert loader.loaded == [("m", 10)] and version(models) == version(models, 10) == 10
@@ -132,6 +132,13 @@ async def test_the_newest_version_is_served_and_what_is_no_version_is_skipped(lo
     for spec, missing in [(Spec("m", 9), "version 9 of model m"), (Spec("other"), "any versions of model other")]:
         with pytest.raises(ServingError, match=f"Could not find {missing}"):
             models.statuses(spec)
+
+
+@in_event_loop
+async def test_a_version_may_be_any_number_of_64_bits(loader, base):
+    write(base, 2**63 - 1)
+    models = await made(loader, base)
+    assert 2**63 - 1 in models.available("m")
 
 
 @in_event_loop

@@ -157,4 +157,9 @@ def test_the_configuration_is_read_again_and_a_mistake_in_it_changes_nothing(bas
         assert ask(server, "digits/labels/next") == 2
         del request.config.model_config_list.config[0]
         assert reload(request).status.error_code == 0
+        request.config.model_config_list.config.add(name="new", base_path="/nowhere", model_platform="tensorflow")
+        with pytest.raises(grpc.RpcError) as failure:
+            reload(request)
+        assert failure.value.code().name == "UNKNOWN"
+        assert failure.value.details() == "1 servable(s) did not become available: new"
     wait_until(lambda: ask(server, "digits")[0] == 404)

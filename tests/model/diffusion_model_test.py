@@ -136,6 +136,13 @@ def test_a_copy_from_the_config_has_every_argument():
     assert type(weighted).from_config(weighted.get_config()).loss_exponent == 0.25
 
 
+def test_numbers_of_numpy_are_as_good_as_those_of_python(tmp_path):
+    given = {"num_steps": np.int64(3), "seed": np.int32(4), "clip_norm": np.float32(1.0), "num_classes": np.int64(10)}
+    model = make(small_network(num_classes=10), **given)
+    model.save(tmp_path / "model.keras")
+    assert bd.load_model(tmp_path / "model.keras").fingerprint() == model.fingerprint()
+
+
 def test_a_config_with_arguments_of_earlier_versions_is_accepted():
     model = make()
     once = lambda **changed: {**model.get_config(), "assumed_error": 0.05, "clip_stds": 3.0, **changed}

@@ -143,7 +143,7 @@ def test_a_failure_is_one_line_and_a_status(toy_dir, tmp_path, change, message):
     }
     request = {"export_dir": str(toy_dir), "runs": [run | change]} | change
     (tmp_path / "request.json").write_text(json.dumps(request))
-    command = [sys.executable, "-I", cpp_runtime.__file__, str(tmp_path / "request.json"), str(tmp_path / "reply.npz")]
+    command = [sys.executable, "-P", cpp_runtime.__file__, str(tmp_path / "request.json"), str(tmp_path / "reply.npz")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode not in (0, -6, -11), done
     assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr, done.stderr

@@ -224,9 +224,18 @@ def test_versions_count_up_and_are_never_overwritten(trained_model, tmp_path):
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
     assert bd.export_savedmodel(trained_model, tmp_path, num_steps=1).name == "8"
+    with pytest.raises(ValueError, match=rf"version must be an integer of 1 or more, below 2\^63. Received: {2**63}"):
+        bd.export_savedmodel(trained_model, tmp_path, version=2**63)
     with pytest.raises(ValueError, match=r"version 8 is in .* already; taken: \[7, 8\]"):
         bd.export_savedmodel(trained_model, tmp_path, version=8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "8", "notes"]
+
+
+def test_the_number_of_a_version_that_was_taken_out_is_not_used_again(trained_model, tmp_path):
+    """README of export/: `mv 8 .8` is the way back."""
+    for name in ("7", ".8", ".9.partial"):
+        (tmp_path / name).mkdir()
+    assert bd.export_savedmodel(trained_model, tmp_path, num_steps=1).name == "9"
 
 
 def test_an_export_may_go_to_the_home_folder(trained_model, tmp_path, monkeypatch):

@@ -33,12 +33,13 @@ def checked_num_classes(num_classes: int | None, network: Any) -> int | None:
     own = getattr(network, "num_classes", num_classes)
     if own is not None:
         check_count("the network's num_classes", own)
+        own = int(own)
     if num_classes is None:
         return own
     check_count("num_classes", num_classes)
     if own != num_classes:
         raise UserError(f"num_classes must be the network's own, {own}, or None. Received: {num_classes}")
-    return num_classes
+    return own
 
 
 def cannot_be_called(image_shape: tuple[int, ...], num_classes: int | None, error: Exception) -> str:

@@ -13,7 +13,9 @@ from tf_blurdiff import networks
 def fingerprint(model: Any) -> str:
     """`DiffusionModel.fingerprint`."""
     arguments = {name: value for name, value in model.get_config().items() if name != "class_names"}
-    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
+    # NumPy's numbers as those that Keras makes of them in a file.
+    text = json.dumps(arguments, sort_keys=True, default=lambda number: number.item())
+    digest = hashlib.sha256(text.encode())
     for variable in lasting_variables(model):
         digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(variable)).data)
     return digest.hexdigest()

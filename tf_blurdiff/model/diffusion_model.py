@@ -153,7 +153,7 @@ class DiffusionModel(KerasInterface):
         self.num_steps = default_num_steps(process, prediction) if num_steps is None else num_steps
         self.grid = grid
         self.lesson: Lesson | None = None
-        self.sampling_settings()  # Checks these three.
+        self.num_steps = self.sampling_settings().num_steps  # Checked, as are sampler and grid; an int of Python.
         self.seed = seed
         _warn_of_much_blur(process, self.image_shape[1])
         self._network_takes = {"training", "seed"} & set(inspect.signature(network.call).parameters)

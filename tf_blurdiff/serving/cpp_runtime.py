@@ -5,7 +5,7 @@ Python. The TensorFlow wheel carries that loader in libtensorflow_cc. This file 
 an export that leans on Python (a PyFunc op, a custom op of some package) or on XLA (jit_compile) fails here as it would
 there. It needs the standard library and NumPy only and imports nothing of this package.
 
-As a program, `python -I cpp_runtime.py request.json reply.npz`; the request is
+As a program, `python -P cpp_runtime.py request.json reply.npz`; the request is
 
     {"export_dir": "served/digits/1",
      "runs": [{"feeds": {"serving_default_seed:0": {"dtype": "int64", "values": [0, 1]}},
@@ -83,7 +83,7 @@ def run_in_cpp_runtime(
     with tempfile.TemporaryDirectory() as folder:
         request_path, reply_path = Path(folder, "request.json"), Path(folder, "reply.npz")
         request_path.write_text(json.dumps(request))
-        command = [sys.executable, "-I", os.path.abspath(__file__), str(request_path), str(reply_path)]
+        command = [sys.executable, "-P", os.path.abspath(__file__), str(request_path), str(reply_path)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
         except subprocess.TimeoutExpired:

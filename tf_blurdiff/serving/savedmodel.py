@@ -183,9 +183,11 @@ def _remove_all_but(keep, base_dir):
 def _free_version(base_dir, version):
     taken = _versions(base_dir)
     if version is None:
-        return max(taken, default=0) + 1
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise UserError(f"version must be an integer of 1 or more. Received: {version!r}")
+        # A number that was taken out of service, by a dot before it, is not given to another model.
+        hidden = [int(path.name[1:]) for path in base_dir.glob(".*") if path.name[1:].isdecimal()]
+        return max([*taken, *hidden], default=0) + 1
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version < 2**63:
+        raise UserError(f"version must be an integer of 1 or more, below 2^63. Received: {version!r}")
     if version in taken:
         raise UserError(f"version {version} is in {base_dir} already; taken: {sorted(taken)}")
     return version

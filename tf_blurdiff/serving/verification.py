@@ -1,7 +1,6 @@
 """Checks an export as a server would see it: in TensorFlow's C++ runtime, without Python TensorFlow, XLA off."""
 
 import os
-import pathlib
 import zipfile
 
 import numpy as np
@@ -10,6 +9,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import expanded
 from tf_blurdiff.serving import assets as export_assets
 from tf_blurdiff.serving.cpp_runtime import run_in_cpp_runtime
 
@@ -27,7 +27,7 @@ def verify(export_dir: str | os.PathLike) -> int:
         UserError: if the folder holds no export of this package, if it does not run, or if an image differs by more
             than one grey level.
     """
-    export_dir = pathlib.Path(export_dir)
+    export_dir = expanded(export_dir)
     folder = export_dir / export_assets.FOLDER / export_assets.KNOWN
     if not folder.is_dir():
         raise UserError(f"{export_dir} is no export of tf_blurdiff: it has no {export_assets.FOLDER}/{folder.name}")
