@@ -49,7 +49,7 @@ NOT_RUN = {
     "python -m tf_blurdiff.train_classifier --config fashion_mnist": "needs that data",
     "python -m tf_blurdiff.distill --model fashion_mnist": "needs that data",
     "python -m tf_blurdiff.train_classifier --config digits.yaml --set": "as the one that is run, and longer",
-    "python -m tf_blurdiff.distill --model runs/digits/model.keras --config digits.yaml --run_dir runs/digits_1": (
+    "python -m tf_blurdiff.distill --model runs/digits/model.keras --config digits.yaml --set train": (
         "as the one that is run, and longer"
     ),
     "python benchmarks/quality/miniature.py": "needs that data, and hours",
