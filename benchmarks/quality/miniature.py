@@ -9,8 +9,9 @@ run of full length, `calls` those of other samplers, numbers of calls and predic
 `curves` trains and scores in turns, and so does `order`, without blur and with two strengths of it, three seeds each,
 four times as long, `tables` prints what is there. Each is made of calls of the package's own command lines, which it
 prints: the same command again goes on where it was stopped. A training takes seven to twelve minutes of one core with
-AVX512_BF16, those of `order` half an hour or more; for all of it plan many hours of two. On a GPU, where a network as small as
-this leaves most of the card idle, --jobs 8 trains eight of them side by side, and writes what they say to RUN.log.
+AVX512_BF16, those of `order` half an hour or more; for all of it plan many hours of two. On a GPU, where a network as
+small as this leaves most of the card idle, --jobs 8 trains eight of them side by side, and writes what they say to
+RUN.log.
 """
 
 import json
