@@ -201,6 +201,7 @@ def test_a_process_of_its_own_says_the_same(answers, tmp_path):
         ("train", "--run_dir"),
         ("sample", "--num_steps"),
         ("export", "--verify"),
+        ("distill", "--teacher_steps"),
         ("launch", "--max_restarts"),
         ("evaluate", "--features"),
         ("train_classifier", "--epochs"),
@@ -211,8 +212,9 @@ def test_help_answers(name, flag, tmp_path):
     result = commands.call(name, "--help", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert flag in result.stdout and f"python -m tf_blurdiff.{name}" in result.stdout
-    for shared in ("--sampler", "--grid"):
-        assert (shared in result.stdout) == (name in ("sample", "export", "evaluate", "visualize"))
+    sampling = ("sample", "export", "evaluate", "visualize")
+    for shared, names in (("--sampler", sampling), ("--grid", (*sampling, "distill"))):
+        assert (shared in result.stdout) == (name in names)
 
 
 @pytest.mark.slow
@@ -227,6 +229,38 @@ def test_flags_that_are_not_a_command_s_own_are_refused(tmp_path):
     for name, flag in (("train", "--sampler"), ("export", "--labels"), ("evaluate", "--precision")):
         result = commands.call(name, flag, "1", cwd=tmp_path)
         assert result.returncode == 2 and f"Unknown command line flag '{flag[2:]}'" in result.stderr
+
+
+FLAGS_AND_ARGUMENTS = [
+    (
+        "distill", "distill",
+        "--config=digits.yaml --model=m --run_dir=r --steps=2 --guidance_scale=1.5 --stage_steps=7 --learning_rate=0.25"
+        " --teacher_steps=16 --grid=uniform",
+        {"steps": 2, "guidance_scale": 1.5, "stage_steps": 7, "peak_learning_rate": 0.25, "teacher_steps": 16,
+         "grid": "uniform"},
+    ),
+    (
+        "sample", "generate",
+        "--model=digits --num_images=2 --out_dir=here --guidance_scale=1.5 --noise_seed=3 --batch_size=5 --eta=0.5"
+        " --sampler=ddim --num_steps=6 --grid=uniform --delta=0.1",
+        {"guidance_scale": 1.5, "noise_seed": 3, "batch_size": 5, "eta": 0.5, "sampler": "ddim", "num_steps": 6,
+         "grid": "uniform", "delta": 0.1},
+    ),
+    (
+        "export", "export_savedmodel",
+        "--model=digits --out=here --restoration --keep=3 --quality_steps=5,7 --sampler=ddim --num_steps=6 --eta=0.5",
+        {"restoration": True, "keep": 3, "quality_steps": [5, 7], "sampler": "ddim", "num_steps": 6, "eta": 0.5},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command, function, flags, expected", FLAGS_AND_ARGUMENTS)
+def test_flags_reach_the_library(monkeypatch, tmp_path, command, function, flags, expected):
+    given = {}
+    monkeypatch.setattr(f"tf_blurdiff.{command}.{function}", lambda *words, **named: given.update(named))
+    result = commands.call(command, *flags.split(), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert {name: given.get(name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(

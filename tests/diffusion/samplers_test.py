@@ -14,6 +14,7 @@ from tf_blurdiff.diffusion.process import posterior_freq
 from tf_blurdiff.diffusion.samplers import (
     SAMPLERS,
     Step,
+    default_delta,
     default_num_steps,
     default_sampler,
     first_state,
@@ -73,6 +74,10 @@ def variance_error(sampler, num_steps, grid="quadratic", process=PROCESS):
     (mean, std), (_, final_std) = moments(process, 1.0), moments(process, 0.0)
     low, high = sample(sampler, num_steps, np.concatenate([mean - std, mean + std]), grid, process).astype(np.float64)
     return np.abs(np.square((high - low) / 2) / np.square(final_std[0]) - 1.0).mean()
+
+
+def test_the_heat_sampler_s_noise_is_a_quarter_more_than_the_process_s():
+    assert default_delta(bd.process.heat_dissipation(sigma=0.02), "heat") == pytest.approx(0.025)
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -5,8 +5,9 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from dev_server import batching
+from dev_server import batching, served_model
 from dev_server.config import Batching
 from dev_server.errors import ServingError
 from dev_server.metrics import ServerMetrics
@@ -296,3 +297,39 @@ async def test_the_queues_figures():
         assert line in text.splitlines(), line
     latency = next(line for line in text.splitlines() if "queuing_latency_sum" in line)
     assert 0 <= float(latency.split()[-1]) <= elapsed
+
+
+class TwoOutputs(tf.Module):
+    """x -> x + a constant, and twice x."""
+
+    def __init__(self, constant):
+        super().__init__()
+        self.constant = tf.Variable(constant, dtype=tf.int64)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int64, name="x")])
+    def __call__(self, x):
+        return {"sum": x + self.constant, "twice": 2 * x}
+
+
+@in_event_loop
+async def test_models_outputs_and_shapes_are_not_mixed_in_a_batch(tmp_path):
+    metrics, models = ServerMetrics(), []
+    queue = batching.BatchScheduler(Batching(16, 16, timeout_seconds=0.2, num_threads=1), metrics)
+    for constant in (100, 200):
+        module, folder = TwoOutputs(constant), tmp_path / str(constant)
+        tf.saved_model.save(module, str(folder), signatures={"serving_default": module.__call__})
+        models.append(await served_model.load("m", constant, folder, metrics, queue))
+    ask = lambda model, x, *wanted: model.predict("serving_default", {"x": np.array(x, np.int64)}, wanted)
+    one, other, filtered, longer, last = await asyncio.gather(
+        ask(models[0], [[1]]),
+        ask(models[1], [[2]]),
+        ask(models[0], [[3]], "twice"),
+        ask(models[0], [[4, 5]]),
+        ask(models[0], [[6]]),
+    )
+    plain = lambda outputs: {name: array.tolist() for name, array in outputs.items()}
+    assert plain(one) == {"sum": [[101]], "twice": [[2]]} and plain(other) == {"sum": [[202]], "twice": [[4]]}
+    assert plain(filtered) == {"twice": [[6]]} and plain(longer) == {"sum": [[104, 105]], "twice": [[8, 10]]}
+    assert plain(last) == {"sum": [[106]], "twice": [[12]]}
+    joined = next(line for line in metrics.text().splitlines() if "wrapped_run_count" in line and line[0] != "#")
+    assert joined.split()[-1] == "4"  # The first and the last request were one batch.

@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import pytest
+from prometheus_client import parser
 
 from dev_server import metrics as prometheus
 from dev_server.errors import ServingError
@@ -94,7 +95,6 @@ def test_names_that_clients_choose_cannot_break_the_page():
 
 
 def test_prometheus_own_parser_reads_the_page():
-    parser = pytest.importorskip("prometheus_client.parser")
     metrics = prometheus.ServerMetrics()
     with metrics.request('d"i\\g', "predict", "REST", known=True):
         pass

@@ -1,5 +1,7 @@
 """Wrong inputs of training are refused in one line, wherever they come in; and shares of any size are right."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -136,13 +138,14 @@ def test_a_picture_that_is_not_a_number_leaves_the_loss_finite():
 @pytest.mark.parametrize("process", ["blurring", "heat_dissipation"])
 def test_adapt_takes_what_fit_takes(process):
     labels = np.arange(300) % 3
+    x = (0.3 * images(300) + 0.4 * (labels[:, None, None, None] - 1)).astype("float32")
     given = {
-        "array": ((images(300), labels),),
-        "pair": (images(300), labels),
-        "data set": (as_dataset(images(300), labels),),
-        "batches": ([(images(300)[:200], labels[:200]), (images(300)[200:], labels[200:])],),
-        "tensors": ((tf.constant(images(300)), tf.constant(labels)),),
-        "sequence": (Sequence(images(300), labels),),
+        "array": ((x, labels),),
+        "pair": (x, labels),
+        "data set": (as_dataset(x, labels),),
+        "batches": ([(x[:200], labels[:200]), (x[200:], labels[200:])],),
+        "tensors": ((tf.constant(x), tf.constant(labels)),),
+        "sequence": (Sequence(x, labels),),
     }
     models = [make(small_network(3), process) for _ in given]
     for model, arguments in zip(models, given.values()):
@@ -150,8 +153,13 @@ def test_adapt_takes_what_fit_takes(process):
     variables = [model.sampling_variables[-5:] for model in models]
     for others in variables[1:]:
         for one, other in zip(variables[0], others, strict=True):
-            if one.shape == other.shape and "freq" in one.path:
-                np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+            if not re.search("freq|shares|means|roots", one.path):
+                continue  # An average of the weights, which are random.
+            # A root is known but for the signs of its columns.
+            a, b = (v @ np.swapaxes(v, 1, 2) if "roots" in one.path else v for v in (one.numpy(), other.numpy()))
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3, err_msg=one.path)
+    if process == "heat_dissipation":
+        assert np.ptp(models[0].prior.means.numpy()[:, 0]) > 1.0
 
 
 class Sequence(keras.utils.PyDataset):

@@ -169,13 +169,15 @@ def test_the_gradient_is_clipped_to_its_norm(loss_scale):
     np.testing.assert_allclose(moved, 1e-3, rtol=1e-3)
 
 
-def test_averages_follow_the_weights():
-    model = make(ema_decay=0.9)
+@pytest.mark.parametrize("ema_decay", [0.9, 0.2])
+def test_averages_follow_the_weights(ema_decay):
+    """At first, while the averages are young, in larger steps."""
+    model = make(ema_decay=ema_decay)
     model.compile(keras.optimizers.SGD(0.1))
     expected = [weight.numpy() for weight in model.network.trainable_variables]
     for step in range(1, 4):
         model.fit(images(8, seed=step), batch_size=8, verbose=0)
-        decay = min(0.9, (1 + step) / (10 + step))
+        decay = min(ema_decay, (1 + step) / (10 + step))
         expected = [decay * e + (1 - decay) * w for e, w in zip(expected, model.network.trainable_variables)]
     for average, value in zip(model.ema_weights, expected):
         np.testing.assert_allclose(average, value, atol=1e-6)

@@ -4,6 +4,7 @@ import pytest
 import tf_blurdiff as bd
 from tests.support import models
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.model import restoration_settings
 
 GREY_LEVEL = 2 / 255
 
@@ -91,3 +92,8 @@ def test_what_is_not_allowed_is_named(model, images, call, message):
 def test_a_process_that_does_not_end_in_noise_is_refused(images):
     with pytest.raises(UserError, match="needs a process that ends in noise"):
         models.make(process="cold", prediction="x0").deblur(images, 1.0)
+
+
+def test_restoring_has_settings_of_its_own():
+    settings = restoration_settings(models.make(num_steps=3, sampler="ddim"))
+    assert (settings.sampler, settings.num_steps) == ("ancestral", 50)

@@ -87,6 +87,25 @@ def test_mixed_bands_are_each_seeds_own(model):
     np.testing.assert_allclose(model.mix_bands([4], [4]), model.sample([4]), atol=1e-4)
 
 
+def test_images_between_and_of_two_seeds_are_the_same_in_small_batches(model):
+    x0, seeds = images(4, seed=3), [1, 2, 3, 4]
+    ways = {
+        "between": lambda **how: model.interpolate(7, 8, num_images=4, **how),
+        "mixed": lambda **how: model.mix_bands(seeds, [5, 6, 7, 8], cutoff=0.3, **how),
+        "from images": lambda **how: model.sample(seeds, images=x0, strength=0.5, **how),
+    }
+    for name, draw in ways.items():
+        np.testing.assert_allclose(draw(batch_size=3), draw(), atol=1e-4, err_msg=name)
+
+
+def test_mixed_images_are_drawn_with_the_noise_of_both_seeds(model):
+    mixed, alone = model.mix_bands([5], [6], cutoff=0.3), model.sample([5], noise_seeds=[5])
+    assert np.abs(mixed - alone).max() > 1e-3
+    if model.sampler in ("ancestral", "heat"):
+        start = model.mix_bands([5], [5], cutoff=0.3)
+        assert np.abs(mixed - start).max() > 1e-3
+
+
 def test_given_images_are_where_sampling_starts(model):
     x0 = images(2, seed=3)
     trajectory = model.sample([1, 2], images=x0, strength=0.5, return_trajectory=True)

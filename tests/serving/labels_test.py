@@ -91,7 +91,11 @@ def test_guidance_is_none_with_a_label_unless_asked_for(restoring_model, restori
         where = f"--url=http://127.0.0.1:{server.rest}"
         done = run_script("client.py", where, "--model=digits", "--seeds=7", "--label=2", "--out_dir", tmp_path)
     assert done.returncode == 0, done
-    expected = to_uint8(restoring_model.sample([7], labels=[2], num_steps=4))[0].numpy()
+    expected, guided = (
+        to_uint8(restoring_model.sample([7], labels=[2], num_steps=4, guidance_scale=scale))[0].numpy()
+        for scale in (1.0, 2.0)
+    )
+    assert np.abs(expected.astype(int) - guided).max() > 3
     image = tf.io.decode_png((tmp_path / "seed_7_label_2.png").read_bytes()).numpy()
     np.testing.assert_allclose(image.astype(int), expected, atol=1)
 

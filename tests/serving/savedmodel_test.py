@@ -46,14 +46,24 @@ def test_the_cpp_runtime_gives_the_known_images(exported):
     assert verify(exported) <= 1
 
 
-def test_verify_notices_other_weights(exported, tmp_path):
+@pytest.mark.parametrize("signature", ["png", "serving_default"])
+def test_verify_notices_other_images_of_any_signature(exported, tmp_path, signature):
     broken = tmp_path / "1"
     shutil.copytree(exported, broken)
-    path = broken / "assets.extra" / "known" / "png.npz"
+    path = broken / "assets.extra" / "known" / f"{signature}.npz"
     known = dict(np.load(path))
     known["image"][2, 3, 3, 0] ^= 16
     np.savez(path, **known)
     with pytest.raises(UserError, match=r"gives other images .* 16 grey levels"):
+        verify(broken)
+
+
+def test_verify_notices_weights_that_are_cut_off(exported, tmp_path):
+    broken = tmp_path / "1"
+    shutil.copytree(exported, broken)
+    (data,) = (broken / "variables").glob("variables.data-*")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"/1 does not run in TensorFlow's C\+\+ runtime: "):
         verify(broken)
 
 
@@ -174,7 +184,7 @@ def check_export_of(folder, process, prediction, sampler):
     # A random network makes images more alike in every step that starts from its own answer alone: few steps.
     num_steps = model.process.num_levels if prediction == "less_blurred" else 3
     expected = model.sample(SEEDS, num_steps=num_steps, sampler=sampler)
-    assert np.isfinite(expected).all() and np.abs(expected[0] - expected[1]).max() > 1e-5
+    assert np.isfinite(expected).all() and np.abs(expected[0] - expected[1]).max() > 1e-3
     export_dir = bd.export_savedmodel(model, folder, num_steps=num_steps, sampler=sampler)
     loaded = tf.saved_model.load(str(export_dir))
     np.testing.assert_allclose(loaded.sample(tf.constant(SEEDS)), expected, atol=1e-4)

@@ -1,6 +1,7 @@
 """Training runs for tests: what they leave, and cutting them at chosen moments."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def start_training(folder, *arguments):
 def kill_training(folder, rng):
     """Starts training and kills it, every second time as soon as it writes a checkpoint, else at a random moment.
 
-    Returns whether a checkpoint was half written then.
+    Returns whether it was killed before its end, and whether a checkpoint was half written then.
     """
     checkpoints = folder / "runs" / "digits" / "checkpoints"
     before, in_checkpoint = files_in(checkpoints), rng.random() < 0.5
@@ -97,7 +98,7 @@ def kill_training(folder, rng):
         time.sleep(0.0002)
     process.kill()
     process.communicate()
-    return half_written(checkpoints, before)
+    return process.returncode == -signal.SIGKILL, half_written(checkpoints, before)
 
 
 def files_in(folder):

@@ -50,6 +50,8 @@ def test_every_stage_is_a_run_of_its_own_and_begins_where_the_one_before_ended(d
     np.testing.assert_array_equal(student.freq_std, teacher.freq_std)
     moved = [np.abs(one - other).max() for one, other in zip(student.averages, teacher.averages)]
     assert 0 < max(moved) < 0.1
+    lesson = json.loads((distilled / "steps_1" / "lesson.json").read_text())
+    assert lesson["teacher"] == student.averaged().fingerprint()[:16]
 
 
 def test_its_card_says_for_how_many_calls_it_is(distilled):

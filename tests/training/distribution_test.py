@@ -17,7 +17,7 @@ from tests.support import commands
 from tests.support.runs import assert_same_weights, environment, rows_of, small_training
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.launch import free_ports, run_workers
 from tf_blurdiff.training import loop as training
 
@@ -90,6 +90,23 @@ def children(command_part):
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize("num_workers, kind", [(2, Unfinished), (1, tf.errors.UnavailableError)])
+def test_a_lost_worker_is_work_to_go_on_with(num_workers, kind):
+    devices = Devices(tf.distribute.get_strategy(), num_workers=num_workers)
+    with pytest.raises(kind) as caught, training.errors_in_words(devices, 16):
+        raise tf.errors.UnavailableError(None, None, "failed to connect to all addresses\nmore of it")
+    if num_workers == 2:
+        assert caught.value.status == 75
+        assert str(caught.value).startswith("another worker is gone (failed to connect to all addresses); start all")
+
+
+def test_memory_that_is_out_is_a_batch_that_is_too_large():
+    message = r"^train.batch_size: got 16, which does not fit into the memory of .*CPU"
+    devices = Devices(tf.distribute.get_strategy())
+    with pytest.raises(UserError, match=message), training.errors_in_words(devices, 16):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
 @pytest.mark.slow

@@ -146,7 +146,7 @@ def test_a_skipped_step_changes_nothing_but_the_count(tmp_path, monkeypatch):
 
 def test_batches_that_are_all_not_a_number_stop_training(tmp_path, monkeypatch):
     with_bad_batches(monkeypatch, list(range(15, 60)))
-    with pytest.raises(UserError, match=r"not finite in the last \d+ steps, up to step .*training has diverged"):
+    with pytest.raises(UserError, match=r"not finite in the last 2[0-4] steps, up to step .*training has diverged"):
         train_here(tmp_path)
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index"))[0] == "ckpt-10"
     losses = [row["loss"] for row in rows_of(tmp_path, "loss")]

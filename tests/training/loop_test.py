@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import tf_blurdiff as bd
 from tests.support import commands
 from tests.support.runs import (
     TINY,
@@ -23,6 +24,8 @@ from tests.support.runs import (
     train_here,
 )
 from tf_blurdiff.config.loading import load_config
+from tf_blurdiff.data.pictures import image_grid
+from tf_blurdiff.data.pixels import to_uint8
 from tf_blurdiff.training.loop import learning_rate, train
 
 
@@ -42,7 +45,9 @@ def test_a_run_directory_holds_what_is_promised(trained_run):
         "step_00000030.png",
         "step_00000060.png",
     ]
-    assert Image.open(trained_run / "samples" / "step_00000060.png").size == (2 + 2 * 66, 2 + 2 * 66)
+    sheet = np.asarray(Image.open(trained_run / "samples" / "step_00000060.png"))
+    images = to_uint8(bd.load_model(trained_run).sample(range(4))).numpy().repeat(8, axis=1).repeat(8, axis=2)
+    np.testing.assert_allclose(sheet.astype(int), image_grid(images)[:, :, 0].astype(int), atol=1)
     assert len(list((trained_run / "checkpoints").glob("*.index"))) == 3
     tags = {
         value.tag
@@ -96,10 +101,11 @@ def uninterrupted(tmp_path_factory):
 def check_kills(folder, uninterrupted, kills, seed):
     """Kills training at random moments, then lets it finish."""
     rng, run_dir = random.Random(seed), folder / "runs" / "digits"
-    in_checkpoint = [kill_training(folder, rng) for _ in range(kills)]
+    killed, in_checkpoint = zip(*[kill_training(folder, rng) for _ in range(kills)])
     _, errors = (last := start_training(folder)).communicate(timeout=300)
     assert last.returncode == 0, errors
-    print("killed in a checkpoint:", in_checkpoint)
+    assert any(killed), "every training had ended before it was to be killed"
+    print("killed:", killed, "in a checkpoint:", in_checkpoint)
     assert_same_weights(run_dir, uninterrupted)
     assert steps_of(run_dir, "loss") == list(range(5, 61, 5))
     assert steps_of(run_dir, "averaged_loss") == list(range(10, 61, 10))

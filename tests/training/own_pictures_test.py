@@ -70,7 +70,7 @@ def test_the_model_knows_the_names_of_its_labels(run, tmp_path):
     assert other.fingerprint() == model.fingerprint() and other.class_names is None
 
 
-def test_the_held_out_loss_is_written_at_each_checkpoint_and_decides(run):
+def test_the_held_out_loss_is_written_at_each_checkpoint(run):
     run_dir, _ = run
     rows = rows_of(run_dir, "held_out_loss")
     assert [row["step"] for row in rows] == [4, 8, 12] and all("averaged_loss" in row for row in rows)
@@ -88,7 +88,6 @@ def test_the_held_out_loss_is_written_at_each_checkpoint_and_decides(run):
     assert {"held_out_loss", "averaged_loss"} <= tags
 
 
-@pytest.mark.slow
 def test_the_best_model_is_the_best_on_what_is_held_out(folders, tmp_path, monkeypatch):
     losses, saved = iter([2.0, 1.0, 3.0]), []
     monkeypatch.setattr(Snapshots, "_ema_loss", lambda self: 1.0 / len(saved) if saved else 2.0)  # Better and better.
@@ -112,10 +111,14 @@ def test_a_held_out_picture_that_cannot_be_read_is_told_of_before_the_first_step
         train(config, tmp_path, verbose=False)
 
 
-def test_what_is_held_out_is_neither_trained_nor_adapted_on(folders, tmp_path, monkeypatch):
-    config, seen = own(folders[2], "data.image_size=16", "data.held_out=0.5", "data.augment=[]", "train.steps=4"), []
+@pytest.mark.parametrize("augment, is_mirrored", [("[]", False), ("[flip]", True)])
+def test_what_is_held_out_is_neither_trained_nor_adapted_on(folders, tmp_path, monkeypatch, augment, is_mirrored):
+    more = ("data.image_size=16", "data.held_out=0.5", f"data.augment={augment}", "train.steps=4")
+    config, seen = own(folders[2], *more), []
     images = build_images(config)
-    allowed = {picture.numpy().tobytes() for picture in to_unit_range(images.read(np.arange(images.num_images)))}
+    pictures = to_unit_range(images.read(np.arange(images.num_images))).numpy()
+    allowed = {picture.tobytes() for picture in pictures}
+    mirrored = {picture[:, ::-1].tobytes() for picture in pictures} - allowed
 
     def noting_train_step(model, x, label):
         tf.py_function(lambda x: seen.extend(x.numpy()), [x], [])
@@ -130,7 +133,9 @@ def test_what_is_held_out_is_neither_trained_nor_adapted_on(folders, tmp_path, m
     monkeypatch.setattr("tf_blurdiff.training.loop.train_step", noting_train_step)
     monkeypatch.setattr(bd.DiffusionModel, "adapt", adapt)
     train(config, tmp_path, verbose=False)
-    assert len(seen) == 20 + 4 * 8 and {picture.tobytes() for picture in seen} <= allowed
+    seen = {picture.tobytes() for picture in seen[:20]}, {picture.tobytes() for picture in seen[20:]}
+    assert len(mirrored) > 15 and seen[0] <= allowed and seen[1] <= allowed | mirrored
+    assert bool(seen[1] & mirrored) == is_mirrored and seen[1] & allowed
 
 
 @pytest.mark.slow
