@@ -30,9 +30,9 @@ setup: .venv/installed ## .venv with the package, what its tests need and the pr
 .venv/bin/python .venv-bench/bin/python:
 	"$(or $(CHOSEN),$(error $(MISSING)))" -m venv --clear $(@:/bin/python=)
 
-# Once made, an environment keeps its Python.
-.venv/installed: pyproject.toml setup.py | $(VENV_PYTHON)
-	$(VENV_PYTHON) -m pip install --progress-bar on --no-compile -e '.[test]'
+# Once made, an environment keeps its Python, unless that is gone.
+.venv/installed: pyproject.toml setup.py $(shell test -x $(VENV_PYTHON) || echo anew) | $(VENV_PYTHON)
+	$(VENV_PYTHON) -m pip install --progress-bar on --no-compile --config-settings editable_mode=compat -e '.[test]'
 	$(VENV_PYTHON) -c 'import tf_blurdiff'  # Compiles what is used, and not all that was installed.
 	touch $@
 
@@ -62,7 +62,7 @@ results: setup ## scores the shipped digits again: one row of docs/results.md, w
 	    --out_dir runs/results
 
 # torch and diffusers alone, so that the two frameworks never share a process. The requirements are pyproject.toml's.
-.venv-bench/installed: pyproject.toml | $(BENCH_PYTHON)
+.venv-bench/installed: pyproject.toml $(shell test -x $(BENCH_PYTHON) || echo anew) | $(BENCH_PYTHON)
 	$(BENCH_PYTHON) -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	    print(*project["optional-dependencies"]["bench"], sep="\n")' > .venv-bench/requirements.txt
 	$(BENCH_PYTHON) -m pip install --progress-bar on -r .venv-bench/requirements.txt
@@ -70,3 +70,6 @@ results: setup ## scores the shipped digits again: one row of docs/results.md, w
 
 bench: setup .venv-bench/installed ## figures of speed, beside diffusers in .venv-bench
 	$(VENV_PYTHON) benchmarks/speed --diffusers_python $(BENCH_PYTHON)
+
+# Never there: what needs it is made anew.
+anew:

@@ -89,6 +89,10 @@ MISTAKES = {
         ["sample", "--model", MODEL, "--detail_seed", "1", "--out_dir", "generated"],
         "--out_dir must be another folder: generated holds images that were made otherwise",
     ),
+    "a path too long": (
+        ["train", "--config", f"{'x' * 300}.yaml", "--run_dir", "run"],
+        "x.yaml: File name too long",
+    ),
     "over another path": (
         ["sample", "--model", MODEL, "--interpolate_to", "5", "--num_images", "4", "--out_dir", "between_seeds"],
         "--out_dir must be another folder: between_seeds/between_7.png is there, and may be of another call",

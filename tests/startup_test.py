@@ -21,9 +21,17 @@ print(_pywrap_util_port.IsMklEnabled())
 def test_a_command_line_uses_onednn_unless_told_otherwise(own_setting, enabled, tmp_path):
     environment = commands.environment()
     environment.pop("TF_ENABLE_ONEDNN_OPTS")  # The tests' own.
+    environment["KERAS_BACKEND"] = "numpy"  # Which is for other programs.
     if own_setting is not None:
         environment["TF_ENABLE_ONEDNN_OPTS"] = own_setting
     assert commands.run_python(PROGRAM, tmp_path, env=environment).strip() == enabled
+
+
+@pytest.mark.slow
+def test_a_program_with_another_backend_is_told_so(tmp_path):
+    program = "try:\n    import tf_blurdiff\nexcept ImportError as error:\n    print(error)"
+    told = commands.run_python(program, tmp_path, env=commands.environment(KERAS_BACKEND="numpy"))
+    assert "tf_blurdiff needs Keras on TensorFlow, and its backend here is numpy: set the environment variable" in told
 
 
 # Then what a program that goes on can use.

@@ -21,6 +21,9 @@ import sys
 
 @contextlib.contextmanager
 def _standard_error_to_nowhere():
+    if sys.stderr is None:  # Closed, as some that start programs leave it.
+        yield
+        return
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -64,6 +67,7 @@ if sys.argv[:1] == ["-m"] and sys.orig_argv[1:3] == ["-m", "tf_blurdiff"]:
     tf_blurdiff_command.main()
     sys.exit()
 if sys.argv[:1] == ["-m"] and any(word.startswith("tf_blurdiff.") for word in sys.orig_argv):
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # Whatever a user's keras.json has.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if platform.machine() in ("x86_64", "AMD64"):
         os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -71,3 +75,11 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("tf_blurdiff.") for word in sy
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # Looks for GPUs, and reports there being none as an error.
+
+import keras  # noqa: E402 (after what is set above)
+
+if keras.config.backend() != "tensorflow":
+    raise ImportError(
+        f"tf_blurdiff needs Keras on TensorFlow, and its backend here is {keras.config.backend()}: set the environment "
+        "variable KERAS_BACKEND=tensorflow before Keras is imported"
+    )

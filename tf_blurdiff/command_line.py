@@ -1,5 +1,6 @@
 """What the command lines share: flags, --help, and errors without tracebacks."""
 
+import errno
 import faulthandler
 import os
 import sys
@@ -167,6 +168,10 @@ def _label(word, class_names, num_classes):
     raise UserError(f"--label must be {allowed}. Received: {word}")
 
 
+# Of a path through a folder that may not be entered, or that is too long to be one, wherever it is looked at.
+_NO_WAY_THERE = (errno.EACCES, errno.ENAMETOOLONG)
+
+
 def run(main: Callable[[], None], values: flags.FlagValues = flags.FLAGS, takes_command: bool = False) -> None:
     """Runs `main()` with the flags parsed, those before `--` if a command follows it.
 
@@ -178,7 +183,8 @@ def run(main: Callable[[], None], values: flags.FlagValues = flags.FLAGS, takes_
         values: of the flags.
         takes_command: whether the rest of the command line, after `--`, is another command.
     """
-    faulthandler.enable(file=2)  # By number: what is in the place of sys.stderr may have none.
+    if sys.stderr is not None:
+        faulthandler.enable(file=2)  # By number: what is in the place of sys.stderr may have none.
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     _parse(main, values, takes_command)
@@ -188,6 +194,10 @@ def run(main: Callable[[], None], values: flags.FlagValues = flags.FLAGS, takes_
         main()
     except UserError as error:
         _fail(error)
+    except OSError as error:
+        if error.errno not in _NO_WAY_THERE:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
     except Unfinished as unfinished:
         _fail(unfinished, unfinished.status)
     except KeyboardInterrupt:

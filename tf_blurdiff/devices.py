@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tf_blurdiff.errors import UserError, one_of
 
+_NVIDIA = "/dev/nvidia0"
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker")
 
 
@@ -80,6 +81,15 @@ class Devices:
         if self.num_workers == 1:
             return replicas
         return f"worker {self.worker} of {self.num_workers}, {replicas}{'' if self.in_step else ' of its own'}"
+
+
+def has_unseen_gpu() -> bool:
+    """Whether this machine has an NVIDIA GPU that TensorFlow does not see, though nobody has hidden it."""
+    return (
+        os.path.exists(_NVIDIA)
+        and "CUDA_VISIBLE_DEVICES" not in os.environ
+        and not tf.config.list_physical_devices("GPU")
+    )
 
 
 def open_devices(name: str = "auto", replicas: int | None = None, in_step: bool = True) -> Devices:

@@ -67,7 +67,7 @@ def test_a_server_is_not_killed_before_its_slowest_request_ends():
     probe = CONTAINER["livenessProbe"]
     assert 1000 * probe["periodSeconds"] * probe["failureThreshold"] >= timeout
     (pause,) = [int(word) for word in CONTAINER["lifecycle"]["preStop"]["exec"]["command"] if word.isdecimal()]
-    assert POD["spec"]["terminationGracePeriodSeconds"] > pause
+    assert 1000 * (POD["spec"]["terminationGracePeriodSeconds"] - pause) >= timeout
 
 
 def test_image_and_arguments_are_those_of_compose():

@@ -15,6 +15,7 @@ from tests.support import commands
 from tests.support.runs import TINY, assert_same_weights, rows_of, start_training, steps_of, tiny, train_here
 from tf_blurdiff.config.loading import build_images, load_config
 from tf_blurdiff.data.pixels import to_unit_range
+from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import write_atomically
 from tf_blurdiff.model.learning import StepGuard, StepRecord
@@ -151,6 +152,19 @@ def test_batches_that_are_all_not_a_number_stop_training(tmp_path, monkeypatch):
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index"))[0] == "ckpt-10"
     losses = [row["loss"] for row in rows_of(tmp_path, "loss")]
     assert np.isfinite(losses[:3]).all() and set(losses[3:]) <= {None}
+
+
+def test_a_run_says_what_it_computes_on_and_that_its_schedule_ends_before_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr("tf_blurdiff.devices._NVIDIA", str(tmp_path / "nvidia0"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    config = tiny(steps=6, decay_steps=4, warmup_steps=2)
+    (tmp_path / "run").mkdir()
+    training.train_on(Devices(tf.distribute.get_strategy()), config, tmp_path / "run")
+    told = capsys.readouterr()
+    assert "\n1 replica on CPU\n" in f"\n{told.out}"
+    assert "has an NVIDIA GPU, and TensorFlow does not see it: pip install 'tensorflow[and-cuda]'" in told.err
+    assert "train.decay_steps: got 4, expected 6, which is train.steps, or null: from step 4 on" in told.err
 
 
 def test_a_label_that_there_is_not_ends_a_run_in_one_line(tmp_path, monkeypatch):

@@ -276,7 +276,7 @@ def build_images(config: Config) -> Images:
 
 def _find(path_or_name: str | Path) -> Path:
     path = expanded(path_or_name)
-    if path.is_file():
+    if path.exists() and not path.is_dir():  # A pipe is as good as a file.
         return path
     shipped = shipped_configs()
     for name in (str(path_or_name), f"{path_or_name}.yaml"):

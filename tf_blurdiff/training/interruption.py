@@ -1,4 +1,4 @@
-"""Signals to stop: SIGTERM, as of a machine that is about to be taken away, and Ctrl-C."""
+"""Signals to stop: SIGTERM, as of a machine that is about to be taken away, SIGHUP of a closed terminal, and Ctrl-C."""
 
 import contextlib
 import signal
@@ -7,7 +7,9 @@ from typing import Self
 
 
 class Interruption:
-    """While entered, SIGTERM and Ctrl-C are noted and nothing more; Ctrl-C after either interrupts at once.
+    """While entered, SIGTERM, SIGHUP and Ctrl-C are noted and nothing more; Ctrl-C after one interrupts at once.
+
+    SIGHUP that is ignored, as below nohup, stays so.
 
     Attributes:
         signal: the one that came, or None.
@@ -26,7 +28,9 @@ class Interruption:
     def __enter__(self) -> Self:
         # Python hands signals to the main thread only.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 self._restore.callback(signal.signal, number, signal.signal(number, self._note))
         return self
 

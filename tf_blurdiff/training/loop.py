@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tf_blurdiff.config import Config, Train
 from tf_blurdiff.config import loading as configs
 from tf_blurdiff.data import Images, evenly_spaced_batches, to_unit_range, training_batches
-from tf_blurdiff.devices import Devices, open_devices
+from tf_blurdiff.devices import Devices, has_unseen_gpu, open_devices
 from tf_blurdiff.errors import Unfinished, UserError
 from tf_blurdiff.files import expanded
 from tf_blurdiff.model import DiffusionModel, train_step
@@ -178,7 +178,7 @@ class Run:
                     self.snapshots.replace_lost_model()
             else:
                 self._warn_of_emulation()
-                self._say_if_warmup_is_long()
+                self._say_if_schedule_is_of_another_length()
                 self.snapshots.read_held_out()
                 if step == 0 and self.model.lesson is None:  # A student has its teacher's statistics.
                     self._adapt()
@@ -209,9 +209,20 @@ class Run:
         if self.images.held_out is not None:
             kept, learned = self.images.held_out.num_images, self.images.num_images
             self.report.say(f"{kept:,} images are held out, {learned:,} are learned from")
+        self.report.say(self.devices.describe())
+        if has_unseen_gpu():
+            self.report.warn(
+                "this machine has an NVIDIA GPU, and TensorFlow does not see it: pip install 'tensorflow[and-cuda]' "
+                "into the same environment brings CUDA"
+            )
 
-    def _say_if_warmup_is_long(self):
-        steps, warmup_steps = self.settings.steps, self.settings.warmup_steps
+    def _say_if_schedule_is_of_another_length(self):
+        steps, warmup_steps, decay_steps = self.settings.steps, self.settings.warmup_steps, self.settings.decay_steps
+        if decay_steps is not None and decay_steps < steps:
+            self.report.warn(
+                f"train.decay_steps: got {decay_steps}, expected {steps}, which is train.steps, or null: from step "
+                f"{decay_steps} on the learning rate is 0, and nothing is learned"
+            )
         if warmup_steps > steps:
             self.report.say(
                 f"train.warmup_steps: got {warmup_steps}, expected at most {steps}, which is train.steps: the learning "
