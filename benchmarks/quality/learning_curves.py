@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 from miniature_tables import distance, mean_and_deviation
 
 _STYLES = ("--", "-", ":")
+_TICKS = (2, 3, 5, 7, 10, 12, 15, 20, 30, 50, 70, 100, 200, 300)
 
 
 def curves_table(curves):
@@ -31,7 +32,12 @@ def draw_curves(curves, path):
             if len(reports) > 1:
                 deviation = np.std(_distances(reports), ddof=1)
                 axes.errorbar(steps, np.mean(_distances(reports)), deviation, capsize=3, ecolor=style["color"])
-    axes.set_yticks([10, 20, 50, 100], [10, 20, 50, 100])
+    every = [value for of_row in curves.values() for reports in of_row.values() for value in _distances(reports)]
+    low, high = 0.93 * min(every), 1.07 * max(every)
+    ticks = [tick for tick in _TICKS if low <= tick <= high]
+    axes.set_ylim(low, high)
+    axes.minorticks_off()
+    axes.set_yticks(ticks, ticks)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=120)
