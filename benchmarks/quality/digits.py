@@ -148,19 +148,19 @@ _NUM_IMAGES = flags.DEFINE_integer("num_images", None, "Samples of each row (def
 _BITS_IMAGES = flags.DEFINE_integer("bits_images", 512, "For families: real digits of the bound.", lower_bound=2)
 _CALLS = flags.DEFINE_list("calls", None, "Calls of the network, for solvers (5,10,20,50).")
 _OUT = flags.DEFINE_string("out", None, "A picture, for families and guidance.")
-_ONLY_FOR = {
-    _MODELS: ("solvers", "guidance", "precision", "classifier"),
-    _RUNS: ("families",),
-    _BITS_IMAGES: ("families",),
-    _CALLS: ("solvers",),
-    _OUT: ("families", "guidance"),
-}
+_ONLY_FOR = [
+    (_MODELS, ("solvers", "guidance", "precision", "classifier")),
+    (_RUNS, ("families",)),
+    (_BITS_IMAGES, ("families",)),
+    (_CALLS, ("solvers",)),
+    (_OUT, ("families", "guidance")),
+]
 
 
 def main():
     """Prints the tables."""
     part, default = PARTS[_PART.value]
-    for flag, parts in _ONLY_FOR.items():
+    for flag, parts in _ONLY_FOR:
         if flag.present and _PART.value not in parts:
             raise UserError(f"--{flag.name} is for --part {' and '.join(parts)}. Received: --part {_PART.value}")
     if _OUT.value:

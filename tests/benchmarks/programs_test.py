@@ -289,5 +289,6 @@ def test_a_mistake_is_one_message(done, line):
     assert "|" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_file_of_results_is_not_emptied_by_a_mistake(done, folder):
     assert done and (folder / "kept.md").read_text() == "an hour's results"

@@ -88,7 +88,7 @@ def kill_training(folder, rng):
     checkpoints = folder / "runs" / "digits" / "checkpoints"
     before, in_checkpoint = files_in(checkpoints), rng.random() < 0.5
     process = start_training(folder)
-    deadline = time.monotonic() + (120 if in_checkpoint else rng.uniform(0, 25))
+    deadline = time.monotonic() + (120 if in_checkpoint else rng.uniform(0, 6))
     skipped = rng.randrange(3)
     while process.poll() is None and time.monotonic() < deadline:
         if in_checkpoint and half_written(checkpoints, before):
