@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Iterable
 from types import ModuleType
 
+import numpy as np
 from absl import app, flags
 
 INT64 = range(-(2**63), 2**63)
-LARGEST = 3.4028235e38  # of 32-bit floating-point numbers
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class ClientError(Exception):
