@@ -19,6 +19,7 @@ def folder(tmp_path_factory):
     for name, language in {"my_package.py": "python", "mine.yaml": "yaml"}.items():
         (text,) = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
         (folder / name).write_text(text)
+    (folder / "quits.py").write_text("import sys\nsys.exit(3)\n")
     return folder
 
 
@@ -83,6 +84,7 @@ np.testing.assert_allclose(model.sample([3], labels=[1]), model.sample([3], labe
     [
         ([], "imports: got 'my_package', expected a package that the command names: --imports=my_package imports it"),
         (["--imports=nowhere"], "--imports: cannot import 'nowhere': ModuleNotFoundError: No module named 'nowhere'"),
+        (["--imports=quits"], "--imports: cannot import 'quits': SystemExit: 3"),
         (["--set=network.class=os.system"], "network.class: got 'os.system', expected package.name, of a package that"),
         (["--set=network.class=my_package.No"], "network.class: got 'my_package.No': module 'my_package' has no attr"),
         (["--set=network.class=MyNet"], "network.class: got 'MyNet', expected package.name, of a package in imports"),
@@ -98,6 +100,7 @@ np.testing.assert_allclose(model.sample([3], labels=[1]), model.sample([3], labe
             "process.class: my_package.squares cannot be called: squares() got",
         ),
         (["--set=data.class=my_package.my_process"], "data.class: my_package.my_process cannot be called"),
+        (["--set=data.labels=[one,one]"], "data.labels: got ['one', 'one'], expected a list with each name once"),
         (["--set=data.labels=[one]"], "data.labels: got 1 names, expected 2: one for each label"),
         (["--set=data.labels=folders"], "data.labels: got 'folders', expected a valid list or null"),
         (["--set=data.split=train"], "squares() got an unexpected keyword argument 'split' (own_code.py, line"),

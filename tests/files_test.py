@@ -6,7 +6,15 @@ import pytest
 
 from tf_blurdiff import files
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import shipped_files, writable_file, writable_folder, write_atomically, writing
+from tf_blurdiff.files import (
+    expanded,
+    remove_unfinished,
+    shipped_files,
+    writable_file,
+    writable_folder,
+    write_atomically,
+    writing,
+)
 
 
 def names(folder):
@@ -80,6 +88,28 @@ def test_a_place_is_made_and_checked(tmp_path, monkeypatch):
     assert writable_folder("~/a/b", "--out_dir") == tmp_path / "a" / "b"
     assert writable_file(tmp_path / "c" / "x.png", "--out") == tmp_path / "c" / "x.png"
     assert (tmp_path / "a" / "b").is_dir() and names(tmp_path / "c") == []
+
+
+def test_a_name_that_is_no_text_is_refused():
+    with pytest.raises(UserError, match=r"^'x\\udcff': expected a name in UTF-8$"):
+        expanded(os.fsdecode(b"x\xff"))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / ".step_00000010.writing.png").write_text("part")
+    (tmp_path / "mine.writing.png").write_text("whole")
+    (tmp_path / ".hidden").write_text("whole")
+    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path / "nowhere")
+    assert names(tmp_path) == [".hidden", "mine.writing.png"]
+
+
+def test_what_shall_last_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: done.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append("replaced") or replace(old, new))
+    write_atomically(tmp_path / "a.txt", lambda path: path.write_text("a"), lasting=True)
+    assert done == [str(tmp_path / ".a.writing.txt"), "replaced", str(tmp_path)]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):

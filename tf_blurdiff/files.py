@@ -24,11 +24,19 @@ def shipped_files(folder: str, suffix: str) -> list[pathlib.Path]:
 def expanded(path: str | os.PathLike) -> pathlib.Path:
     """The path; one that begins with ~ from the home folder on, if there is such a user.
 
+    Raises:
+        UserError: if it has bytes that are no text: TensorFlow and config.yaml cannot hold these.
+
     Example:
         >>> expanded("~nobody that we know/picture.png").name
         'picture.png'
     """
-    return pathlib.Path(os.path.expanduser(path))
+    path = os.path.expanduser(path)
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{os.fspath(path)!r}: expected a name in UTF-8") from None
+    return pathlib.Path(path)
 
 
 def writable_folder(path: str | os.PathLike, what: object) -> pathlib.Path:
@@ -82,22 +90,45 @@ def writing(what: object, advice: str = "", errors: tuple[type[Exception], ...] 
         raise UserError(f"{what} cannot be written: {_reason(error)}{advice}") from error
 
 
-def write_atomically(path: pathlib.Path, write: Callable[[pathlib.Path], object], writer: object = "") -> None:
+def write_atomically(
+    path: pathlib.Path, write: Callable[[pathlib.Path], object], writer: object = "", lasting: bool = False
+) -> None:
     """Calls `write` with a temporary path and renames it: a reader sees the old file or the new one, never a part.
 
     Args:
         path: of the file; its folder is there.
         write: a function of a path with the same suffix and in the same folder.
         writer: what tells this process from others that may write the same file at the same time.
+        lasting: whether to wait until the disk has it, so that this holds when the machine loses its power, too.
     """
     # The suffix stays: Keras and Pillow look at it.
     temporary = path.with_name(f".{path.stem}.writing{writer}{path.suffix}")
     try:
         write(temporary)
+        if lasting:
+            on_disk(temporary)
         os.replace(temporary, path)
+        if lasting:
+            on_disk(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes what a process left in a folder that was killed in `write_atomically`; raises OSError where it cannot."""
+    for path in folder.glob(".*.writing*"):
+        path.unlink(missing_ok=True)
+
+
+def on_disk(*paths: pathlib.Path) -> None:
+    """Waits until the disk has these files; of a folder, its names."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _reason(error: Exception) -> str:

@@ -71,7 +71,8 @@ def run_workers(command: Sequence[str], num_workers: int, max_restarts: int = 3,
             status = _run_once(command, num_workers, output, interruption)
             if status in (0, _HOPELESS) or interruption.signal:
                 return status
-            print(f"launch: a worker ended with status {status}; starting all again", file=output, flush=True)
+            with contextlib.suppress(OSError):  # Who reads it may have gone.
+                print(f"launch: a worker ended with status {status}; starting all again", file=output, flush=True)
         return _run_once(command, num_workers, output, interruption)
 
 

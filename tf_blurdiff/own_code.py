@@ -32,7 +32,7 @@ def import_packages(names: Iterable[str]) -> None:
     for name in names:
         try:
             importlib.import_module(name)
-        except Exception as error:  # Whatever a module of the user's raises is what is wrong with it.
+        except (Exception, SystemExit) as error:  # Whatever a module of the user's raises is what is wrong with it.
             raise UserError(f"--imports: cannot import {name!r}: {type(error).__name__}: {_line(error)}") from error
         if name not in _named:
             _named.append(name)

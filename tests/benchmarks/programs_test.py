@@ -69,6 +69,10 @@ MISTAKES = {
     "quality/digits_students --teacher=digits --students=nowhere": "--students: a folder of distill is expected",
     "quality/digits_students --teacher=fashion_mnist": "--teacher: images (8, 8, 1) are expected",
     "quality/digits_students --teacher=digits --out=a.txt": "--out must end in .png",
+    "quality/panels --panel=few=digits,ddim": "TITLE=MODEL or TITLE=MODEL,SAMPLER,CALLS. Received: few=digits,ddim",
+    "quality/panels --panel=colour=emoji": "one size and one channel are expected. Received: colour: (32, 32, 3)",
+    "quality/panels --panel=a=digits_4 --panel=b=fashion_mnist_4": "Received: a: (8, 8, 1), b: (28, 28, 1)",
+    "quality/panels --panel=digits --out=a.txt": "--out must end in .png",
     "quality/digits --part=solvers --out=a.png": "--out is for --part families and guidance",
     "quality/digits --part=families --model=digits": "--model is for --part solvers and guidance",
     "quality/digits --part=solvers --model=digits --calls=x": "--calls must be integers of 1 or more. Received: x",
@@ -188,6 +192,10 @@ def slowly_done(folder):
             "quality/digits_students", f"--teacher={model_file('digits')}", "--students=students", "--num_images=36",
             "--sets=2", "--out=students.png",
         ],
+        "panels": [
+            "quality/panels", "--panel=guided=fashion_mnist,ddim,2", "--panel=student=fashion_mnist_4",
+            "--num_images=4", "--guidance_scale=1.5", "--out=panels.png",
+        ],
         "solvers": [*digits, "--part=solvers", "--calls=2"],
         "precision": [*digits, "--part=precision"],
         "classifier": [*digits, "--part=classifier"],
@@ -220,6 +228,15 @@ def test_a_student_has_a_row_after_its_teacher_in_as_many_calls(slowly_done, fol
     assert (figures(rows, "pixels", "hidden layer") > 1.0).all()
     assert all(" ± " in row["pixels"] and " ± " in row["hidden layer"] for row in rows)
     assert (folder / "students.png").is_file()
+
+
+@pytest.mark.slow
+def test_panels_are_beside_each_other(slowly_done, folder):
+    assert slowly_done["panels"].returncode == 0, slowly_done["panels"].stderr
+    with Image.open(folder / "panels.png") as picture:
+        assert picture.width > 2 * 2 * 2 * 28 and picture.height > 2 * 2 * 28
+        panels = np.split(np.asarray(picture)[24:], [picture.width // 2], axis=1)
+    assert all(panel.std() > 30 for panel in panels)
 
 
 @pytest.mark.slow

@@ -24,6 +24,8 @@ from tf_blurdiff.config.loading import (
     with_pictures,
 )
 from tf_blurdiff.config.messages import ConfigError
+from tf_blurdiff.data.pictures import DataError
+from tf_blurdiff.networks.layers import SelfAttention
 
 WERE_RUN = "emoji", "fashion_mnist", "fashion_mnist_gaussian"
 SHIPPED = [name.removesuffix(".yaml") for name in shipped_configs()]
@@ -83,6 +85,26 @@ def test_a_colour_is_no_comment():
 def test_what_follows_a_number_sign_in_a_path_is_no_comment(root):
     config = load_config("digits", ["data.source=image_folder", f"data.root={root}"])
     assert config.data.root == (root[1:-1] if root.startswith("'") else root)
+
+
+@pytest.mark.parametrize(
+    "root", ["2020", "1e3", "on", "2020_01", "my photos: 2020", "[2020] trip", "@photos", "*x", "~"]
+)
+def test_a_path_is_text_whatever_it_looks_like(root):
+    assert load_config("folder", [f"data.root={root}"]).data.root == root
+
+
+def test_an_override_of_flip_goes_before_the_augment_of_the_file():
+    def augmented(*overrides):
+        data = load_config("folder", ["data.root=x", *overrides]).data
+        return data.augment, data.flip
+
+    assert augmented() == (("flip", "crop"), True)
+    assert augmented("data.flip=false") == (("crop",), False)
+    assert augmented("data.flip=true") == (("flip", "crop"), True)
+    assert augmented("data.augment=[crop]", "data.flip=true") == (("flip", "crop"), True)
+    assert augmented("data.flip=true", "data.augment=[crop]") == (("crop",), False)
+    assert load_config("digits", ["data.flip=true"]).data.augment is None
 
 
 def test_overrides():
@@ -188,6 +210,17 @@ def test_sizes_and_classes_follow_from_the_pictures(photos):
     assert with_pictures(load_config("digits")) == load_config("digits")
 
 
+def test_what_the_library_says_of_the_data_names_the_configs_key(photos):
+    for config, overrides, message in (
+        ("folder", ["data.root=/no/such"], r"^data\.root: got '/no/such', which is not a folder"),
+        ("folder", ["data.root=/no/such", "data.image_size=16"], r"^data\.root: got '/no/such', which is not a folder"),
+        ("folder", [f"data.root={photos}", "data.labels=[shoes,hats]"], r"^data\.labels: got 'hats', which is no sub-"),
+        ("digits", ["data.split=test"], r"^data\.split: got 'test', expected train"),
+    ):
+        with pytest.raises(DataError, match=message):
+            build_images(load_config(config, overrides))
+
+
 def test_a_run_keeps_its_size_and_classes(photos):
     begun_with = load_config("folder", ["data.image_size=64", "data.labels=[shoes,boots]", "network.num_classes=2"])
     assert chosen(photos, "data.labels=folders", begun_with=begun_with) == (64, ("shoes", "boots"), 2)
@@ -253,7 +286,7 @@ def test_another_preset_does_not_hide_other_mistakes(tmp_path):
         ("data.source=nowhere", "data.source: got 'nowhere', expected one of digits, tfds, image_folder"),
         ("process=${x}", "'process=${x}': cannot be applied: "),
         ("process.preset=warm", "process.preset: got 'warm', expected one of gaussian, blurring"),
-        ("data.root=[1", "'data.root=[1': cannot be applied: "),
+        ("data.image_size=[1", "'data.image_size=[1': cannot be applied: "),
         ("network.multipliers.0=3", "'network.multipliers.0=3': cannot be applied: "),
         ("data.root=${", "'data.root=${': cannot be applied: "),
     ],
@@ -360,11 +393,12 @@ def test_a_preset_alone_makes_a_model(preset, prediction, loss_type, sampler, nu
     )
 
 
-def test_what_only_the_network_knows_is_a_config_error():
-    # 194 channels make three heads of attention, which do not divide them.
-    mapping = {"data": DIGITS, "network": SMALL | {"channels": 194, "multipliers": [1, 1]}}
-    with pytest.raises(ConfigError, match="network: 194 channels cannot be split"):
-        build_network(parse_config(mapping))
+@pytest.mark.parametrize("channels, heads", [(2, 1), (130, 2), (194, 2), (200, 2), (202, 2), (222, 3)])
+def test_attention_has_heads_for_every_width(channels, heads):
+    mapping = {"data": DIGITS, "network": SMALL | {"channels": channels, "multipliers": [1, 1]}}
+    network = build_network(parse_config(mapping))
+    attentions = [layer for layer in network._flatten_layers() if isinstance(layer, SelfAttention)]
+    assert attentions and {layer.heads for layer in attentions} == {heads}
 
 
 def test_build_images(monkeypatch):

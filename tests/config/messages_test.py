@@ -57,6 +57,12 @@ KINDS = [
     ("augmentation", {"data.augment": ["flip", "turn"]}, "data.augment.1: got 'turn', expected one of flip, crop or "),
     ("augmentation, no list", {"data.augment": "flip"}, "data.augment: got 'flip', expected a valid list or null"),
     ("classes", {"data.labels": "names"}, "data.labels: got 'names', expected folders, or a list of names"),
+    ("a class twice", {"data.labels": ["a", "b", "a"]}, "data.labels: got ['a', 'b', 'a'], expected a list with each"),
+    (
+        "classes that are numbers",
+        {"data.labels": [0, 1]},
+        "data.labels: got [0, 1], expected folders, or a list of names of sub-folders, numbers in quotes",
+    ),
     ("no classes", {"data.labels": []}, "data.labels: got [], expected folders, or a list of names"),
     ("all held out", {"data.held_out": 1.0}, "data.held_out: got 1.0, expected less than 1"),
     ("labels of another", {"data": DIGITS | {"labels": "folders"}}, "data.labels: unknown key (value 'folders')"),

@@ -110,7 +110,7 @@ def test_damaged_files_are_named_once_and_the_next_is_used(damaged, cache_gb, ca
         assert sum(f"{damaged / str(i)}.png' (" in line and reason in line for line in lines) == 1
 
 
-def test_a_damaged_file_is_replaced_by_one_of_its_class_if_there_is_one(tmp_path):
+def test_a_damaged_file_is_replaced_by_one_of_its_class(tmp_path):
     for grey, name in enumerate(["a/0", "a/1", "b/2", "c/3"]):
         path = tmp_path / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
@@ -119,7 +119,11 @@ def test_a_damaged_file_is_replaced_by_one_of_its_class_if_there_is_one(tmp_path
         (tmp_path / f"{name}.png").write_bytes(b"not a picture")
     names = FileNames(tmp_path, "folders")
     decoder = Decoder(names, (6, 6, 1), keep=False, max_corrupt=2, labels=names.labels)
-    assert decoder(np.arange(4))[:, 0, 0, 0].tolist() == [0, 0, 20, 0]
+    assert decoder(np.arange(3))[:, 0, 0, 0].tolist() == [0, 0, 20]
+    message = r"^data\.root: none of a sub-folder's 1 image files can be read: cannot read the image '.*c/3\.png' \("
+    for _ in range(2):
+        with pytest.raises(DataError, match=message):
+            decoder(np.array([3]))
 
 
 def test_damaged_files_are_replaced_alike_after_resuming(damaged):

@@ -1,4 +1,5 @@
 import os
+import re
 
 import numpy as np
 import pytest
@@ -104,6 +105,16 @@ def test_names_of_classes_are_texts_whatever_their_bytes(tmp_path):
     assert FileNames(tmp_path, ["\ufffd", "\u00e9\u00e8"]).labels.tolist() == [1, 0]
 
 
+def test_names_of_classes_are_given_once_and_configs_can_hold_them(photos, tmp_path_factory):
+    with pytest.raises(DataError, match="labels: got shoes, boots, shoes, expected each name once"):
+        FileNames(photos, ["shoes", "boots", "shoes"])
+    for name in ("${x}", "???"):
+        root = tmp_path_factory.mktemp("odd")
+        put(root, f"{name}/1.png", "shoes/1.png")
+        with pytest.raises(DataError, match=rf"labels: got the sub-folder '{re.escape(name)}', expected a name that"):
+            FileNames(root, "folders")
+
+
 def test_one_class_is_none(tmp_path):
     put(tmp_path, "shoes/1.png")
     with pytest.raises(DataError, match="labels: got the sub-folders shoes, expected two or more"):
@@ -132,7 +143,8 @@ def test_a_size_is_chosen_by_the_shorter_sides(tmp_path, sizes, chosen):
 
 def test_no_size_without_a_picture(tmp_path):
     (tmp_path / "damaged.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"data\.root: none of 1 of its image files can be read"):
+    message = r"data\.root: none of 1 of its image files can be read, such as '.*damaged\.png' \(not an image; "
+    with pytest.raises(DataError, match=message):
         chosen_size(FileNames(tmp_path))
 
 

@@ -40,6 +40,15 @@ def png_of_16_bits(values, colour_type, transparent=b""):
     return b"\x89PNG\r\n\x1a\n" + head + hidden + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
+def of_12_bits(values):
+    """A TIFF, written by hand: two pixels in three bytes."""
+    left, right = np.split((values.astype(int) * 4095 // 255).reshape(-1, 2), 2, axis=1)
+    packed = np.hstack([left >> 4, (left & 15) << 4 | right >> 8, right & 255]).astype(np.uint8).tobytes()
+    tags = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: 16, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + packed
+
+
 def tiff_with_a_broken_exif_pointer():
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[34665] = 999_999
@@ -58,6 +67,10 @@ UPRIGHT = {
     "webp": encoded(IMAGE, "WEBP", lossless=True),
     "tiff": encoded(IMAGE, "TIFF"),
     "tiff of 16 bits": encoded(Image.fromarray(PIXELS[..., 0].astype(np.uint16) * 257), "TIFF"),
+    "tiff of 12 bits": of_12_bits(PIXELS[..., 0]),
+    "tiff of 16 bits, white is 0": encoded(
+        Image.fromarray(65535 - PIXELS[..., 0].astype(np.uint16) * 257), "TIFF", tiffinfo={262: 0}
+    ),
     "png of 16 bits": png_of_16_bits(PIXELS, 2),
     "cmyk": encoded(IMAGE.convert("CMYK"), "JPEG", quality=100),
     "tiff in cmyk": encoded(IMAGE.convert("CMYK"), "TIFF"),
@@ -136,6 +149,7 @@ def test_every_orientation_is_undone(orientation):
 
 
 REFUSED = {
+    "32 bits, as if 8": (encoded(Image.fromarray(PIXELS[..., 0].astype(np.int32)), "TIFF"), "numbers from 0 to 200; "),
     "floats": (
         encoded(Image.fromarray(PIXELS[..., 0].astype(np.float32)), "TIFF"),
         "numbers from 0 to 200; ",

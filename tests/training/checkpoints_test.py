@@ -1,5 +1,7 @@
 """Checkpoints of a run, and which models are kept beside them."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -18,12 +20,24 @@ def test_checkpoints_of_a_best_that_is_old_stay(tmp_path):
     assert checkpoints.steps() == [20, 50, 60]
     (tmp_path / "checkpoints" / "ckpt-70.data-00000-of-00001").write_bytes(b"part")
     (tmp_path / "checkpoints" / "ckpt-70_temp").mkdir()
+    for mine in ("ckpt-best", "ckpt-60-good.index"):
+        (tmp_path / "checkpoints" / mine).mkdir()
     checkpoints.remove_parts()
     assert {path.name.split(".")[0] for path in (tmp_path / "checkpoints").iterdir()} == {
-        "ckpt-20",
-        "ckpt-50",
-        "ckpt-60",
+        *("ckpt-20", "ckpt-50", "ckpt-60", "ckpt-best", "ckpt-60-good"),
     }
+
+
+def test_a_checkpoint_is_on_the_disk_before_an_older_one_goes(tmp_path, monkeypatch):
+    seen = []
+    own = lambda descriptor: os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(str(tmp_path))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append((own(descriptor), checkpoints.steps())))
+    checkpoints = Checkpoints(tmp_path, [tf.Variable(1.0)], keep=1)
+    checkpoints.save(1)
+    seen.clear()
+    checkpoints.save(2)
+    assert {name for name, _ in seen} == {"", "/ckpt-2.index", "/ckpt-2.data-00000-of-00001"}
+    assert all(steps == [1, 2] for _, steps in seen) and checkpoints.steps() == [2]
 
 
 def test_a_damaged_checkpoint_does_not_push_out_the_one_after(tmp_path):

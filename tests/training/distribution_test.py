@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support import commands
-from tests.support.runs import assert_same_weights, environment, rows_of, small_training
+from tests.support.runs import TINY, assert_same_weights, environment, rows_of, small_training
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import Unfinished, UserError
@@ -95,7 +95,7 @@ def children(command_part):
 @pytest.mark.parametrize("num_workers, kind", [(2, Unfinished), (1, tf.errors.UnavailableError)])
 def test_a_lost_worker_is_work_to_go_on_with(num_workers, kind):
     devices = Devices(tf.distribute.get_strategy(), num_workers=num_workers)
-    with pytest.raises(kind) as caught, training.errors_in_words(devices, 16):
+    with pytest.raises(kind) as caught, training.errors_in_words(devices, "train.batch_size: got 16"):
         raise tf.errors.UnavailableError(None, None, "failed to connect to all addresses\nmore of it")
     if num_workers == 2:
         assert caught.value.status == 75
@@ -105,7 +105,7 @@ def test_a_lost_worker_is_work_to_go_on_with(num_workers, kind):
 def test_memory_that_is_out_is_a_batch_that_is_too_large():
     message = r"^train.batch_size: got 16, which does not fit into the memory of .*CPU"
     devices = Devices(tf.distribute.get_strategy())
-    with pytest.raises(UserError, match=message), training.errors_in_words(devices, 16):
+    with pytest.raises(UserError, match=message), training.errors_in_words(devices, "train.batch_size: got 16"):
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
 
@@ -200,6 +200,26 @@ def test_the_launcher_does_not_wait_for_a_reader(tmp_path):
 
     command = [sys.executable, "-c", "for number in range(30_000): print('line', number)"]
     assert run_workers(command, 1, 0, Closed()) == 0
+    assert run_workers(["false"], 1, 1, Closed()) == 1
+
+
+def test_a_worker_that_is_lost_while_the_model_is_made_is_work_to_go_on_with(tmp_path, monkeypatch):
+    def lost(*args):
+        raise tf.errors.UnavailableError(None, None, "Collective ops is aborted")
+
+    monkeypatch.setattr(training.configs, "build_model", lost)
+    devices = Devices(tf.distribute.get_strategy(), num_workers=2)
+    with pytest.raises(Unfinished, match="another worker is gone"):
+        training.train_on(devices, TINY, tmp_path, verbose=False)
+
+
+def test_a_network_that_is_too_large_is_one_line(tmp_path, monkeypatch):
+    def too_large(*args):
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    monkeypatch.setattr(training.configs, "build_model", too_large)
+    with pytest.raises(UserError, match=r"^network, which does not fit into the memory of .*CPU"):
+        training.train_on(Devices(tf.distribute.get_strategy()), TINY, tmp_path, verbose=False)
 
 
 def test_free_ports_are_different():

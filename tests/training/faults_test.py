@@ -46,6 +46,13 @@ def test_a_signal_to_stop_loses_nothing(tmp_path, small_run, monkeypatch, number
     assert signal.getsignal(number) == handler
 
 
+def test_a_signal_before_the_first_step_is_not_kept_waiting(tmp_path, monkeypatch):
+    adapt = training.Run._adapt
+    monkeypatch.setattr(training.Run, "_adapt", lambda self: adapt(self) or signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Unfinished, match="stopped by SIGTERM at step 0 of 60"):
+        train_here(tmp_path)
+
+
 def test_the_command_line_tells_by_its_status(tmp_path):
     process = start_training(tmp_path, "--set", "train.steps=1000000")
     log = tmp_path / "runs" / "digits" / "metrics.jsonl"

@@ -32,6 +32,16 @@ def test_what_is_below_the_line_stays_and_what_is_above_is_new(tmp_path):
     assert words.startswith("## Licence\n\nCC0: of the pictures, \ufffd") and words.endswith("mine")
 
 
+def test_other_pictures_beside_the_sheets_do_not_matter(tmp_path):
+    (tmp_path / "samples").mkdir()
+    left = tmp_path / "samples" / ".step_00000010.writing.png"
+    for path in (left, tmp_path / "samples" / "zoo.png", tmp_path / "samples" / "step_of_mine.png"):
+        path.write_bytes(b"")
+    train_here(tmp_path, tiny(steps=10))
+    assert "](samples/step_00000010.png)" in (tmp_path / "README.md").read_text()
+    assert not left.exists() and (tmp_path / "samples" / "zoo.png").exists()
+
+
 def test_a_page_of_the_users_own_is_left_alone(tmp_path):
     (tmp_path / "README.md").write_text("mine")
     model_card.write_model_card(tmp_path, "a card")

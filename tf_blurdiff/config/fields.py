@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 from tf_blurdiff.data import FOLDERS, checked_colour
@@ -51,7 +51,14 @@ def _checked_labels(value: Any) -> Any:
         return value
     names = tuple(value) if isinstance(value, list | tuple) else ()
     if not names or not all(isinstance(name, str) for name in names):
-        raise PydanticCustomError("labels", "Input should be {folders}, or a list of names of sub-folders", _FOLDERS)
+        expected = "Input should be {folders}, or a list of names of sub-folders, numbers in quotes"
+        raise PydanticCustomError("labels", expected, _FOLDERS)
+    return _each_once(names)
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("labels", "Input should be a list with each name once")
     return names
 
 
@@ -69,7 +76,7 @@ Background = Annotated[
     str, BeforeValidator(_checked_background), Field(description="the colour behind transparent pictures")
 ]
 Labels = Annotated[str | tuple[str, ...], BeforeValidator(_checked_labels)]
-ClassNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+ClassNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_each_once)]
 Augmentations = Annotated[tuple[Annotated[str, named(AUGMENTATIONS)], ...], Field(strict=False)]
 LogSNR = Annotated[float, Field(ge=-100, le=100)]
 BlurUnit = Annotated[str, named(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]

@@ -21,6 +21,7 @@ from tf_blurdiff.config.schema import AUTO, Config, OwnNetwork
 from tf_blurdiff.data import FOLDERS, FileNames, Images, chosen_size, open_images, own_images
 from tf_blurdiff.diffusion.predictions import PREDICTIONS, checked_loss_exponent, default_prediction
 from tf_blurdiff.diffusion.process import Process
+from tf_blurdiff.errors import UserError
 from tf_blurdiff.files import expanded, shipped_files
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.networks import UNet, fast_precision
@@ -36,6 +37,8 @@ class _Decides(NamedTuple):
     default: str | None  # where the section is left out
 
 
+# Paths may look like numbers or lists: YAML is not asked.
+_PATHS = ("data.root", "data.cache_dir")
 _DECIDING = {
     "process": _Decides(
         "preset",
@@ -186,6 +189,8 @@ def with_pictures(config: Config, begun_with: Config | None = None) -> Config:
         64
     """
     data = config.data
+    if isinstance(data, OwnData) and data.labels is not None and begun_with is None:
+        return _with(config, "network", num_classes=config.network.num_classes or len(data.labels))
     if not isinstance(data, ImageFolder) or (data.image_size is not None and data.labels is None):
         return config
     size, labels = data.image_size, data.labels
@@ -193,12 +198,18 @@ def with_pictures(config: Config, begun_with: Config | None = None) -> Config:
         size = size or begun_with.data.image_size
         labels = begun_with.data.labels if labels == FOLDERS and begun_with.data.labels else labels
     if size is None or labels == FOLDERS:
-        names = FileNames(data.root, labels)
-        size, labels = size or chosen_size(names), names.class_names
-    sections = config.model_dump()
-    sections["data"] |= {"image_size": size, "labels": labels}
+        with _of_section(data):
+            names = FileNames(data.root, labels)
+            size, labels = size or chosen_size(names), names.class_names
+    config = _with(config, "data", image_size=size, labels=labels)
     if labels is not None and config.network.num_classes is None:
-        sections["network"]["num_classes"] = len(labels)
+        config = _with(config, "network", num_classes=len(labels))
+    return config
+
+
+def _with(config: Config, section: str, **values: Any) -> Config:
+    sections = config.model_dump()
+    sections[section] |= values
     return parse_config(sections)
 
 
@@ -212,12 +223,8 @@ def build_network(config: Config) -> keras.Model:
     precision = resolved(config).train.precision
     if isinstance(config.network, OwnNetwork):
         return _own_network(config.network, config.image_shape, precision)
-    try:
-        network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=precision)
-        network.build()
-    except ValueError as error:
-        # Keras puts words of its own in front of a layer's.
-        raise ConfigError(f"network: {str(error).splitlines()[-1]}") from error
+    network = UNet(image_shape=config.image_shape, **config.network.model_dump(), dtype=precision)
+    network.build()
     return network
 
 
@@ -266,12 +273,24 @@ def build_images(config: Config) -> Images:
             config.data.arrays, config.image_shape, config.data.held_out, config.data.crop, config.data.labels
         )
     else:
-        images = open_images(**config.data.model_dump(exclude={"flip", "augment"}), crop=config.data.crop)
+        with _of_section(config.data):
+            images = open_images(**config.data.model_dump(exclude={"flip", "augment"}), crop=config.data.crop)
     num_classes = config.network.num_classes
     if num_classes is not None and num_classes != images.num_classes:
         expected = "null" if images.num_classes is None else f"{images.num_classes} or null"
         raise ConfigError(problem("network.num_classes", num_classes, f"{expected} for this data set"))
     return images
+
+
+@contextlib.contextmanager
+def _of_section(data: Data) -> Iterator[None]:
+    """Puts the section's name before an argument's, in what the library says of the data."""
+    try:
+        yield
+    except UserError as error:
+        if str(error).partition(": ")[0] in type(data).model_fields:
+            raise type(error)(f"data.{error}") from error
+        raise
 
 
 def _find(path_or_name: str | Path) -> Path:
@@ -292,8 +311,9 @@ def _parsed(override: str) -> tuple[DictConfig, str]:
     if not equals or not all(key.strip().split(".")):
         raise ConfigError(f"{override!r}: not an override; expected section.key=value, such as train.steps=200")
     with _naming(override):
-        if value.startswith("#") or (" #" in value and value[0] not in "'\"[{"):
-            # YAML would take a colour such as #808080, or the rest of a path, for a comment.
+        # YAML would take a colour such as #808080, or the rest of a path, for a comment.
+        is_text = value.startswith("#") or (" #" in value and value[0] not in "'\"[{")
+        if is_text or (key.strip() in _PATHS and value[:1] not in ("'", '"') and value not in ("", "null")):
             value = "'" + value.replace("'", "''") + "'"
         return OmegaConf.from_dotlist([f"{key}={value}"]), override
 
@@ -313,7 +333,16 @@ def _apply(merged: Any, change: DictConfig, override: str) -> Any:
                 for other, keys in decides.beside.items():
                     if _is_dict(merged.get(other)):
                         merged[other] = _only(merged[other], merged[other].keys() - keys)
-        return OmegaConf.merge(merged, change)
+        merged = OmegaConf.merge(merged, change)
+        _let_flip_change_augment(merged, change)
+        return merged
+
+
+def _let_flip_change_augment(merged: Any, change: DictConfig) -> None:
+    """Where a file has data.augment, which goes before data.flip, an override of data.flip still counts."""
+    flip, augment = (OmegaConf.select(each, f"data.{key}") for each, key in ((change, "flip"), (merged, "augment")))
+    if isinstance(flip, bool) and augment is not None:
+        merged.data.augment = [*(["flip"] if flip else []), *(each for each in augment if each != "flip")]
 
 
 def _only(values: DictConfig, keys: Iterable[str]) -> DictConfig:

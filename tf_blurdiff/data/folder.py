@@ -1,6 +1,5 @@
 """Folders of image files, decoded when they are wanted, damaged files skipped; and the size that suits them."""
 
-import contextlib
 import sys
 import threading
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from tqdm import tqdm
 
 from tf_blurdiff.data.kept import KeptPixels, empty_pixels
 from tf_blurdiff.data.picture_files import open_picture
-from tf_blurdiff.data.pictures import WHITE, DataError, read_image
+from tf_blurdiff.data.pictures import WHITE, DataError, read_image, reason_of
 
 # Sizes that a network can halve three times, from what is worth training to what one device can train in a day or two.
 _SIZES = (16, 32, 64)
@@ -33,14 +32,16 @@ def chosen_size(paths: Sequence[str]) -> int:
         64
     """
     count = min(len(paths), _LOOKED_AT)
-    shorter = []
+    shorter, refused = [], []
     for number in range(count):
         path = paths[number * len(paths) // count]
-        # What cannot be read is named when it is wanted.
-        with contextlib.suppress(Exception), open(path, "rb") as file, open_picture(file) as image:
-            shorter.append(min(image.size))
+        try:
+            with open(path, "rb") as file, open_picture(file) as image:
+                shorter.append(min(image.size))
+        except Exception as error:  # Pillow's have no base in common. The file is named when it is wanted.
+            refused.append(f"{path!r} ({reason_of(error)})")
     if not shorter:
-        raise DataError(f"data.root: none of {count} of its image files can be read, expected one or more")
+        raise DataError(f"data.root: none of {count} of its image files can be read, such as {refused[0]}")
     return max([size for size in _SIZES if size <= np.median(shorter)], default=_SIZES[0])
 
 
@@ -58,7 +59,7 @@ class Part(Sequence[str]):
 
 
 class Decoder:
-    """Decodes files by index; in place of one that cannot be read it gives the next that can, if possible of its class.
+    """Decodes files by index; in place of one that cannot be read it gives the next that can, of its class.
 
     Each unreadable file is named on stderr, once. What is given for an index depends on the files alone.
 
@@ -80,7 +81,7 @@ class Decoder:
         uint8 `[B, H, W, C]`, NumPy.
 
     Raises:
-        DataError: naming the file that was one too many, or if no file can be read.
+        DataError: naming the file that was one too many, or one of those of which none can be read: all, or a class.
 
     Example:
         >>> import sklearn.datasets
@@ -102,7 +103,7 @@ class Decoder:
         self._paths, self._image_shape, self._max_corrupt = paths, image_shape, max_corrupt
         self._background, self._labels = background, labels
         self.kept = KeptPixels(empty_pixels((len(paths), *image_shape)), complete=False) if keep else None
-        self._corrupt: set[int] = set()
+        self._corrupt: dict[int, DataError] = {}
         self._lock = threading.Lock()
 
     def __call__(self, indices: np.ndarray) -> np.ndarray:
@@ -120,15 +121,16 @@ class Decoder:
                 return read_image(self._paths[candidate], self._image_shape, self._background)
             except DataError as error:
                 self._skip(candidate, error)
-        raise DataError(f"data.root: none of its {len(self._paths)} image files can be read, expected one or more")
+        which = "its" if self._labels is None else "a sub-folder's"
+        count = len(list(self._in_turn(index)))
+        raise DataError(f"data.root: none of {which} {count} image files can be read: {self._corrupt[index]}")
 
     def _in_turn(self, index):
-        """The file itself, then those after it: first all of its class, then the others."""
-        for of_its_class in (True, False):
-            for step in range(len(self._paths)):
-                number = (index + step) % len(self._paths)
-                if (self._labels is None or self._labels[number] == self._labels[index]) == of_its_class:
-                    yield number
+        """The file itself, then those of its class that come after it."""
+        for step in range(len(self._paths)):
+            number = (index + step) % len(self._paths)
+            if self._labels is None or self._labels[number] == self._labels[index]:
+                yield number
 
     def _skip(self, index, error):
         with self._lock:
@@ -137,5 +139,5 @@ class Decoder:
             if len(self._corrupt) >= self._max_corrupt:
                 expected = f"{self._max_corrupt + 1} or more, or sound files"
                 raise DataError(f"data.max_corrupt: got {self._max_corrupt}, expected {expected}: {error}")
-            self._corrupt.add(index)
+            self._corrupt[index] = error
             tqdm.write(f"skipped: {error}", file=sys.stderr)

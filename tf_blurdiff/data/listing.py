@@ -161,6 +161,8 @@ class _Classes:
 
     def __init__(self, labels: str | Sequence[str], left_out: Counter[str], forms: Counter[str]) -> None:
         self._wanted = None if labels == FOLDERS else tuple(labels)
+        if self._wanted is not None and len(set(self._wanted)) < len(self._wanted):
+            raise DataError(f"labels: got {_some(self._wanted)}, expected each name once")
         self._left_out, self._forms = left_out, forms
         self._number_of: dict[bytes, int] = {}
         self._others: set[str] = set()
@@ -191,6 +193,10 @@ class _Classes:
             names = self._wanted
         if len(folders) < 2 or len(set(names)) < len(folders):
             raise DataError(f"labels: got the sub-folders {_some(names)}, expected two or more with different names")
+        if unsafe := [name for name in names if "${" in name or name == "???"]:
+            raise DataError(
+                f"labels: got the sub-folder {unsafe[0]!r}, expected a name that YAML files of configs can hold"
+            )
         order = np.empty(len(folders), np.int64)
         order[[self._number_of[folder] for folder in folders]] = np.arange(len(folders))
         return names, order[np.frombuffer(self._numbers, np.dtype("L"))]

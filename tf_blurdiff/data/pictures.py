@@ -28,6 +28,8 @@ WHITE = "white"
 _DRAFT = 2
 # Four bytes each in memory, and half as much again on the way.
 _MOST_PIXELS = 10**9
+# Tags of a TIFF.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
 _GAP = 2  # pixels between the images of a grid
 
 
@@ -105,17 +107,27 @@ def fit(image: Image.Image, image_shape: tuple[int, int, int], background: str =
 
 
 def _eight_bit(image):
-    """16 bits a pixel as 8: PIL's own conversion clips at 255."""
+    """Up to 16 bits a pixel as 8: PIL's own conversion clips at 255."""
+    if image.mode == "La":
+        return image.convert("LA")
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() >= 2**16:
+    bits, black_is_0 = _bits_and_black(image)
+    if bits > 16 or image.mode == "F" or values.min() < 0 or values.max() >= 2**bits:
         raise ValueError(f"its pixels are numbers from {values.min():g} to {values.max():g}; expected 8 or 16 bits")
-    eight = Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8))
+    levels = (values.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+    eight = Image.fromarray(levels if black_is_0 else 255 - levels)
     hidden = image.info.get("transparency")
     if isinstance(hidden, int):
         eight.putalpha(Image.fromarray(np.where(values == hidden, 0, 255).astype(np.uint8)))
     return eight
+
+
+def _bits_and_black(image):
+    """How many bits a pixel has, and whether 0 is black; a TIFF says so, and Pillow forgets it beyond 8 bits."""
+    tags = getattr(image, "tag_v2", {})
+    return tags.get(_BITS_PER_SAMPLE, (16,))[0], tags.get(_PHOTOMETRIC) != _WHITE_IS_ZERO
 
 
 def _opaque(image, background):

@@ -191,7 +191,7 @@ class SelfAttention(keras.layers.Layer):
     """Self-attention over all places of a feature map, added to it; `[B, H, W, C]` to the same.
 
     Args:
-        head_size: channels of a head; there are `max(1, C // head_size)` heads.
+        head_size: channels of a head, at least; there are as many heads as C can then be divided into, or one.
 
     Reference: Ho et al., 2020, appendix B; heads of 64 channels: Dhariwal and Nichol, 2021, section 3.
     """
@@ -203,9 +203,8 @@ class SelfAttention(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         channels = input_shape[-1]
-        self.heads = max(1, channels // self.head_size)
-        if channels % self.heads:
-            raise ValueError(f"{channels} channels cannot be split into {self.heads} attention heads")
+        most = max(1, channels // self.head_size)
+        self.heads = next(heads for heads in range(most, 0, -1) if channels % heads == 0)
         self.norm.build(input_shape)
         self.query_key_value = keras.layers.Dense(3 * channels, dtype=self.dtype_policy)
         self.query_key_value.build(input_shape)

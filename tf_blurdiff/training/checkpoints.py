@@ -2,12 +2,17 @@
 
 import contextlib
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.files import on_disk
+
+# What TensorFlow writes for a checkpoint; a copy under a name of the user's own is no part of one.
+_FILE = re.compile(r"(ckpt-\d+)(\.data-.*|\.index.*|_temp.*)").fullmatch
 
 
 class Checkpoints:
@@ -42,6 +47,8 @@ class Checkpoints:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._checkpoint.write(str(self.folder / f"ckpt-{step}"))
+            # Before older ones go: the machine may lose its power.
+            on_disk(*self.folder.glob(f"ckpt-{step}.*"), self.folder)
         except (tf.errors.OpError, OSError) as error:
             self._remove(step)
             raise OSError(None, getattr(error, "message", None) or str(error)) from error
@@ -81,7 +88,8 @@ class Checkpoints:
         """Removes what a process left that was killed while it wrote."""
         whole = {f"ckpt-{step}" for step in self.steps()}
         for path in self.folder.glob("ckpt-*"):
-            if path.name.split(".")[0] not in whole:
+            written = _FILE(path.name)
+            if written and written[1] not in whole:
                 _remove(path)
 
     def _remove(self, step):

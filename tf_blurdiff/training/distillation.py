@@ -187,7 +187,7 @@ def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
     train = config.train
     own = {"ema_decay": train.ema_decay, "clip_norm": train.clip_norm, "seed": train.seed}
     keras.utils.set_random_seed(train.seed)
-    with devices.strategy.scope():
+    with errors_in_words(devices, "network"), devices.strategy.scope():
         student = student_of(teacher, **lesson, **own)
         student.compile(Adam(learning_rate(train)), jit_compile=train.compile)
         student.optimizer.build(student.network.trainable_variables)
@@ -195,7 +195,7 @@ def _train_stage(stage, teacher, lesson, config, images, devices, verbose):
     check_config(config, stage)
     with locked(stage) if devices.is_chief else contextlib.nullcontext():
         _claim(stage, teacher, student.lesson.sampler, lesson, devices)
-        with errors_in_words(devices, train.batch_size), images.plain_errors():
+        with errors_in_words(devices, f"train.batch_size: got {train.batch_size}"), images.plain_errors():
             run = Run(config, stage, student, images, devices, verbose)
             run.run()
             return run

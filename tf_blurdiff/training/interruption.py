@@ -1,6 +1,7 @@
 """Signals to stop: SIGTERM, as of a machine that is about to be taken away, SIGHUP of a closed terminal, and Ctrl-C."""
 
 import contextlib
+import os
 import signal
 import threading
 from typing import Self
@@ -40,4 +41,10 @@ class Interruption:
     def _note(self, number, frame):
         if number == signal.SIGINT and self.signal is not None:
             raise KeyboardInterrupt
+        if self.signal is None:
+            # Not print, which may be in the middle of a line; and who reads may have gone.
+            with contextlib.suppress(OSError):
+                os.write(
+                    2, f"\n{signal.Signals(number).name}: stopping at the next point where nothing is lost\n".encode()
+                )
         self.signal = signal.Signals(number)

@@ -83,11 +83,11 @@ def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: b
     images = configs.build_images(config)
     check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
-    with devices.strategy.scope():
+    with errors_in_words(devices, "network"), devices.strategy.scope():
         model = configs.build_model(config, None if config.network.num_classes is None else images.class_names)
         model.compile(Adam(learning_rate(config.train)), jit_compile=config.train.compile)
         model.optimizer.build(model.network.trainable_variables)
-    with errors_in_words(devices, config.train.batch_size), images.plain_errors():
+    with errors_in_words(devices, f"train.batch_size: got {config.train.batch_size}"), images.plain_errors():
         return Run(config, run_dir, model, images, devices, verbose).run()
 
 
@@ -102,8 +102,13 @@ def check_batch_size(batch_size: int, num_images: int, num_replicas: int) -> Non
 
 
 @contextlib.contextmanager
-def errors_in_words(devices: Devices, batch_size: int) -> Iterator[None]:
-    """Turns what TensorFlow raises where a worker is gone or memory is out into errors of one line."""
+def errors_in_words(devices: Devices, too_large: str) -> Iterator[None]:
+    """Turns what TensorFlow raises where a worker is gone or memory is out into errors of one line.
+
+    Args:
+        devices: on which it happens.
+        too_large: what memory is out for, as a message begins.
+    """
     try:
         yield
     except tf.errors.OpError as error:
@@ -114,8 +119,8 @@ def errors_in_words(devices: Devices, batch_size: int) -> Iterator[None]:
             ) from error
         if "OOM" in str(error):
             raise UserError(
-                f"train.batch_size: got {batch_size}, which does not fit into the memory of {devices.describe()}; "
-                "expected fewer images, or a smaller network"
+                f"{too_large}, which does not fit into the memory of {devices.describe()}; expected fewer images a "
+                "step, or a smaller network"
             ) from error
         raise
 
@@ -244,6 +249,8 @@ class Run:
         self.model.adapt(tqdm(batches, desc="statistics", unit="batch", disable=not self.report.verbose))
 
     def _train_from(self, step, interruption):
+        if self.devices.mean([interruption.signal is not None])[0]:  # While the statistics were gathered.
+            raise unfinished(interruption.signal, f"step {step} of {self.settings.steps}")
         batches = iter(self._distributed_batches(step))
         timer, pace = StepTimer(), 1
         while step < self.settings.steps:

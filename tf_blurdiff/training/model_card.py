@@ -65,8 +65,8 @@ def model_card(
     """
     height, width, channels = model.image_shape
     colours = "grey" if channels == 1 else "colour"
-    sheets = sorted((run_dir / "samples").glob("*.png"))
-    picture = f"![samples at step {int(sheets[-1].stem[5:]):,}](samples/{sheets[-1].name})\n\n" if sheets else ""
+    steps = [int(path.stem[5:]) for path in (run_dir / "samples").glob("step_*.png") if path.stem[5:].isdecimal()]
+    picture = f"![samples at step {max(steps):,}](samples/step_{max(steps):08d}.png)\n\n" if steps else ""
     rows = _facts(config, model, images, step) | {name: f"{loss:.6g}" for name, loss in losses.items()}
     table = "".join("| {} | {} |\n".format(name, str(fact).replace("|", r"\|")) for name, fact in rows.items())
     model_path, config_path = (shlex.quote(str(run_dir / name)) for name in ("model.keras", "config.yaml"))

@@ -68,6 +68,7 @@ class ChiefReport(Report):
         self.verbose = verbose
         self.metrics_log = MetricsLog(run_dir / "metrics.jsonl")
         self._progress = tqdm(disable=True)
+        self._summaries: tf.summary.SummaryWriter | None = None
 
     def say(self, text: str) -> None:
         if self.verbose:
@@ -82,10 +83,10 @@ class ChiefReport(Report):
         with writing(self.run_dir, path.name):
             write_atomically(path, lambda temporary: save_config(config, temporary))
         text = "".join(f"    {line}\n" for line in path.read_text().splitlines())
-        writer = tf.summary.create_file_writer(str(self.run_dir / "tensorboard"))
-        bar = tqdm(total=self.total_steps, initial=step, desc="training", unit="step", disable=not self.verbose)
-        with writer.as_default(), bar as self._progress:
+        with self._tensorboard():
             tf.summary.text("config", text, step=step)
+        bar = tqdm(total=self.total_steps, initial=step, desc="training", unit="step", disable=not self.verbose)
+        with bar as self._progress:
             yield
 
     def drop_after(self, step: int) -> None:
@@ -108,9 +109,10 @@ class ChiefReport(Report):
             self.metrics_log.append({"step": step, **scalars, "loss_by_time": loss_by_time})
         parts = len(loss_by_time)
         names = [f"loss_by_time/{part / parts:.2f}_{(part + 1) / parts:.2f}" for part in range(parts)]
-        for name, value in [*scalars.items(), *zip(names, loss_by_time)]:
-            if value is not None:
-                tf.summary.scalar(name, value, step=step)
+        with self._tensorboard():
+            for name, value in [*scalars.items(), *zip(names, loss_by_time)]:
+                if value is not None:
+                    tf.summary.scalar(name, value, step=step)
         loss = "-" if scalars["loss"] is None else f"{scalars['loss']:.4f}"
         shown: dict[str, Any] = {"loss": loss, "images/s": f"{scalars['images_per_second']:.0f}"}
         if scalars["skipped_steps"]:
@@ -121,15 +123,26 @@ class ChiefReport(Report):
         """Writes losses of the averaged weights, by name; raises OSError where it cannot."""
         row = {name: loss if math.isfinite(loss) else None for name, loss in losses.items()}
         self.metrics_log.append({"step": step, **row})
-        for name, loss in losses.items():
-            tf.summary.scalar(name, loss, step=step)
+        with self._tensorboard():
+            for name, loss in losses.items():
+                tf.summary.scalar(name, loss, step=step)
 
     def show_samples(self, step: int, images: Any) -> None:
         """Writes a sheet of samples, `[B, H, W, C]` in [-1, 1]."""
         path = self.run_dir / "samples" / f"step_{step:08d}.png"
         with writing(self.run_dir, "samples"):
             save_grid(images, path)
-        tf.summary.image("samples", tf.io.decode_png(path.read_bytes())[None], step=step)
+        with self._tensorboard():
+            tf.summary.image("samples", tf.io.decode_png(path.read_bytes())[None], step=step)
+
+    @contextlib.contextmanager
+    def _tensorboard(self):
+        """Where summaries are written; on leaving, the file has them."""
+        with writing(self.run_dir, "tensorboard", errors=(OSError, tf.errors.OpError)):
+            if self._summaries is None:
+                self._summaries = tf.summary.create_file_writer(str(self.run_dir / "tensorboard"))
+            with self._summaries.as_default():
+                yield
 
 
 class StepTimer:

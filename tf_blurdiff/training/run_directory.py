@@ -50,11 +50,14 @@ def locked(run_dir: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def writing(run_dir: pathlib.Path, what: str) -> contextlib.AbstractContextManager[None]:
-    """Turns a failure to write `what` into a UserError that says what is still whole; a context manager."""
+def writing(
+    run_dir: pathlib.Path, what: str, errors: tuple[type[Exception], ...] = (OSError,)
+) -> contextlib.AbstractContextManager[None]:
+    """Turns a failure to write `what` into a UserError that says what is still whole; as `files.writing`."""
     return files.writing(
         f"run directory {run_dir} ({what})",
         "; checkpoints that were there are whole. Make room or give permission; the same command then goes on",
+        errors,
     )
 
 

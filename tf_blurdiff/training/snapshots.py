@@ -6,7 +6,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_blurdiff.data import Images, evenly_spaced_batches
-from tf_blurdiff.files import write_atomically
+from tf_blurdiff.files import remove_unfinished, write_atomically
 from tf_blurdiff.model import DiffusionModel, ema_losses
 from tf_blurdiff.training.checkpoints import Checkpoints
 from tf_blurdiff.training.reporting import ChiefReport
@@ -58,6 +58,8 @@ class Snapshots:
         """Removes what a process left that was killed while it wrote; raises UserError where it cannot."""
         with writing(self._run_dir, "checkpoints"):
             self._checkpoints.remove_parts()
+            for folder in (self._run_dir, self._run_dir / "samples"):
+                remove_unfinished(folder)
 
     def save(self, step: int, report: ChiefReport) -> dict[str, float]:
         """Writes all of them; raises UserError where it cannot. Returns the averaged weights' losses, by name."""
@@ -86,7 +88,7 @@ class Snapshots:
         optimizer, model.optimizer, model.compiled = model.optimizer, None, False
         try:
             for name in names:
-                write_atomically(self._run_dir / name, model.save)
+                write_atomically(self._run_dir / name, model.save, lasting=True)
         finally:
             model.optimizer, model.compiled = optimizer, True
 
