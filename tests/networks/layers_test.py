@@ -150,7 +150,6 @@ def test_upsample_conv_has_the_gradients_of_a_convolution_of_repeated_pixels(rng
         (lambda: layers.Dropout(1.0), r"dropout rate must be in \[0, 1\). Received: 1.0"),
         (lambda: layers.GroupNorm(activation="relu"), "activation must be 'silu' or None. Received: 'relu'"),
         (lambda: layers.TimeEmbedding(3), "must be even. Received: 3"),
-        (lambda: layers.SelfAttention(head_size=5).build((1, 2, 2, 17)), "17 channels cannot be split into 3"),
     ],
 )
 def test_wrong_arguments_are_named(make, message):

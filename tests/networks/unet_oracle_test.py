@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import tf_blurdiff as bd
+from tf_blurdiff.networks.layers import SelfAttention
 
 
 def array(weight):
@@ -46,7 +47,7 @@ def norm(layer, x, modulation=None):
 
 def attention(layer, x):
     batch, height, width, channels = x.shape
-    heads = max(1, channels // 64)
+    heads = max(n for n in range(1, max(1, channels // 64) + 1) if channels % n == 0)
     joined = dense(layer.query_key_value, norm(layer.norm, x)).reshape(batch, height * width, 3, heads, -1)
     query, key, value = np.moveaxis(joined, 2, 0)
     scores = np.exp(np.einsum("bqhc,bkhc->bhqk", query, key) / np.sqrt(channels // heads))
@@ -103,3 +104,13 @@ def test_the_network_is_the_plain_formulas(rng, policy, tolerance):
     error = np.abs(np.asarray(network([z, t, label])) - expected).max()
     assert np.abs(expected).max() > 0.1
     assert error < tolerance * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("channels, heads", [(60, 1), (192, 3), (194, 2), (197, 1)])
+def test_attention_of_any_width_is_the_plain_formula(rng, channels, heads):
+    layer = SelfAttention()
+    layer.build((None, 2, 3, channels))
+    layer.set_weights([rng.normal(size=weight.shape) / np.sqrt(channels) for weight in layer.get_weights()])
+    x = rng.normal(size=(2, 2, 3, channels)).astype("float32")
+    assert layer.heads == heads
+    np.testing.assert_allclose(layer(x), attention(layer, x.astype("float64")), atol=1e-4)
