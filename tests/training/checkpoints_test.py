@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.models import images, make
-from tests.support.runs import train_here
+from tests.support.runs import steps_of, train_here
 from tf_blurdiff.training.checkpoints import Checkpoints
 from tf_blurdiff.training.snapshots import Snapshots
 
@@ -65,6 +65,18 @@ def test_the_best_model_is_kept(tmp_path, monkeypatch, small_network):
     assert sorted(path.stem for path in (tmp_path / "checkpoints").glob("*.index")) == [
         f"ckpt-{step}" for step in (20, 40, 50, 60)
     ]
+
+
+def test_the_model_is_written_before_its_checkpoint(tmp_path, monkeypatch, small_network):
+    """A run that is cut between the two has a model that is at least as new."""
+
+    def killed(self, step, keep_too=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoints, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_here(tmp_path)
+    assert (tmp_path / "model.keras").is_file() and steps_of(tmp_path, "averaged_loss") == [10]
 
 
 @pytest.mark.parametrize(

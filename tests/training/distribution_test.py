@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support import commands
-from tests.support.runs import TINY, assert_same_weights, environment, rows_of, small_training
+from tests.support.runs import TINY, assert_same_weights, environment, rows_of, small_training, train_here
 from tf_blurdiff.config.loading import load_config
 from tf_blurdiff.devices import Devices
 from tf_blurdiff.errors import Unfinished, UserError
@@ -191,6 +191,27 @@ def command_of(folder):
         return (folder / "cmdline").read_text()
     except OSError:
         return ""
+
+
+def test_the_launcher_does_not_wait_for_a_worker_that_does_not_hear_a_signal(tmp_path, monkeypatch):
+    monkeypatch.setattr("tf_blurdiff.launch._SECONDS_TO_STOP", 0.5)
+    program = (
+        "import os, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "if index == 0: os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(300)\n"
+    )
+    status, output = launched(tmp_path, program)
+    assert status == 75 and "starting all again" not in output
+    assert not any(str(tmp_path) in command_of(folder) for folder in pathlib.Path("/proc").glob("[0-9]*"))
+
+
+def test_workers_that_see_other_checkpoints_are_refused(small_run, monkeypatch, small_network):
+    mean = Devices.mean
+    # As if another worker had found no checkpoint.
+    monkeypatch.setattr(Devices, "mean", lambda self, values: [value / 2 for value in mean(self, values)])
+    with pytest.raises(UserError, match=r"the workers see other checkpoints in run directory .* \(step 60 here\)"):
+        train_here(small_run)
 
 
 def test_the_launcher_does_not_wait_for_a_reader(tmp_path):

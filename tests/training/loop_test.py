@@ -58,6 +58,8 @@ def test_a_run_directory_holds_what_is_promised(trained_run):
     scalars = {"loss", "averaged_loss", "gradient_norm", "learning_rate", "steps_per_second", "images_per_second"}
     parts = {f"loss_by_time/{part}" for part in ("0.00_0.25", "0.25_0.50", "0.50_0.75", "0.75_1.00")}
     assert tags == scalars | parts | {"skipped_steps", "samples", "config"}
+    for row in rows_of(trained_run, "loss"):
+        assert row["images_per_second"] == pytest.approx(16 * row["steps_per_second"], rel=1e-3)
 
 
 @pytest.mark.slow

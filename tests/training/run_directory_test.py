@@ -1,6 +1,7 @@
 """A run directory: one process at a time, one config, and metrics that can be read."""
 
 import os
+import re
 import shutil
 
 import numpy as np
@@ -36,6 +37,30 @@ def test_a_changed_config_is_refused_unless_it_is_asked_for(tmp_path):
     train(changed, tmp_path, verbose=False, override_config=True)
     assert load_config(tmp_path / "config.yaml").train.learning_rate == 1e-3
     np.testing.assert_allclose(rows_of(tmp_path, "loss")[-1]["learning_rate"], 1e-3 * 21 / 101, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "override, may_change",
+    [
+        *((override, False) for override in (
+            "train.batch_size=8", "train.ema_decay=0.5", "train.clip_norm=2.0", "train.warmup_steps=1",
+            "train.decay_steps=500", "network.channels=4", "network.dropout=0.5", "data.held_out=0.5", "data.flip=true",
+            "data.split=train[:90%]", "model.loss_exponent=1.0", "process.sigma_blur_max=3",
+        )),
+        *((override, True) for override in (
+            "train.steps=90", "train.log_every=7", "train.sample_every=7", "train.checkpoint_every=7",
+            "train.keep_checkpoints=1", "train.strategy=one_device", "train.compile=off", "sample.num_images=4",
+            "sample.num_steps=9",
+        )),
+    ],
+)  # fmt: skip
+def test_what_a_run_learns_may_not_change(small_run, override, may_change):
+    changed = load_config(small_run / "config.yaml", [override])
+    if may_change:
+        check_config(changed, small_run)
+    else:
+        with pytest.raises(UserError, match=rf"with another config: {re.escape(override.partition('=')[0])} \("):
+            check_config(changed, small_run)
 
 
 def test_a_run_keeps_the_precision_that_auto_chose(tmp_path, monkeypatch):
