@@ -154,7 +154,7 @@ def test_every_range_is_kept():
         ({"data.split": "test"}, "data.split: unknown key (value 'test'); allowed: source, image_size, "),
         (
             {"process": {"preset": "gaussian", "logsnr_min": 12}},
-            "process.logsnr_min must be below logsnr_max, both from -100 to 100. Received: 12.0, 10.0",
+            "process.logsnr_min must be below logsnr_max, both from -30 to 80. Received: 12.0, 10.0",
         ),
         (
             {"process": {"preset": "gaussian", "noise_schedule": "linear_betas", "logsnr_max": 9}},

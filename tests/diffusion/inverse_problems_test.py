@@ -72,6 +72,16 @@ def test_it_is_the_posterior_mean(rng, kind, noise):
     assert np.abs(expected - estimate).max() > 0.1
 
 
+def test_in_pixels_the_error_is_taken_for_white(rng):
+    measured, _ = observe("masked", OPERATORS["masked"], rng.normal(size=MASK.size), 0.3, rng)
+    estimate, variance = rng.normal(size=(2, 1, *SHAPE, 1)).astype("float32")
+    variance = np.square(variance)
+    found, of_mean = (
+        measured.consistent(estimate, each) for each in (variance, np.full_like(variance, variance.mean()))
+    )
+    np.testing.assert_allclose(found, of_mean, atol=1e-5)
+
+
 @pytest.mark.parametrize("factor", [2, 3, 4])
 def test_the_averaging_matrix_is_averaging_in_the_basis_of_cosines(factor):
     matrix = averaging_matrix(12, factor)

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import scipy.fft
+import tensorflow as tf
 
 import tf_blurdiff as bd
 from tf_blurdiff.diffusion.process import posterior_freq
@@ -101,6 +102,24 @@ def test_extreme_times_are_finite():
             assert np.isfinite(result).all()
 
 
+@pytest.mark.parametrize("process", [bd.process.cold(), bd.process.heat_dissipation(sigma=0.0)])
+def test_without_noise_the_posterior_is_the_blurred_image(process, rng):
+    z_t, x0 = rng.normal(size=(2, 2, 6, 5, 3)).astype("float32")
+    t, s = np.full(2, 0.8, "float32"), np.full(2, 0.3, "float32")
+    mean, variance = process.posterior(z_t, x0, t, s)
+    np.testing.assert_allclose(mean, process.diffuse(x0, s, np.zeros_like(x0)), atol=1e-5)
+    assert variance.shape == (2, 6, 5, 1) and not np.any(variance)
+
+
+def test_diffuse_takes_any_floats(rng):
+    x0, eps = rng.normal(size=(2, 2, 6, 5, 1))
+    t = np.full(2, 0.4, "float32")
+    expected = PROCESS.diffuse(x0.astype("float32"), t, eps.astype("float32"))
+    for dtype, tolerance in (("float64", 1e-6), ("bfloat16", 0.05)):
+        result = PROCESS.diffuse(tf.cast(x0, dtype), t, tf.cast(eps, dtype))
+        np.testing.assert_allclose(result, expected, atol=tolerance)
+
+
 def test_serialization_keeps_the_process():
     process = bd.process.blurring(sigma_blur_max=3.0, min_gain=0.02, logsnr_min=-8.0)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(process))
@@ -115,7 +134,7 @@ def test_serialization_keeps_the_process():
         ({"min_gain": 1.0}, r"min_gain must be in \[0, 1\)"),
         ({"sigma_blur_max": -1.0}, "sigma_blur_max must be 0 or more"),
         ({"logsnr_min": 3.0, "logsnr_max": 3.0}, "logsnr_min must be below"),
-        ({"logsnr_max": 101.0}, r"both from -100 to 100\. Received: -10\.0, 101\.0"),
+        ({"logsnr_max": 101.0}, r"both from -30 to 80\. Received: -10\.0, 101\.0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -123,7 +142,7 @@ def test_wrong_arguments_are_named(arguments, message):
         bd.process.blurring(**arguments)
 
 
-@pytest.mark.parametrize("logsnr", [(-100.0, 10.0), (-10.0, 100.0)])
+@pytest.mark.parametrize("logsnr", [(-30.0, 10.0), (-10.0, 80.0)])
 def test_sigma_and_alpha_are_there_at_the_ends_of_what_is_allowed(logsnr):
     at = bd.process.gaussian(*logsnr).marginal(np.array([0.0, 1.0], "float32"), 2, 2)
     assert np.isfinite(at.log_alpha).all() and np.isfinite(at.log_sigma).all()

@@ -1,3 +1,6 @@
+import math
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from tf_blurdiff.diffusion.schedules import (
     SinBlur,
     SinSquaredBlur,
 )
+from tf_blurdiff.errors import UserError
 
 EVERY = [
     CosineNoise(-8.0, 9.0), LinearBetaNoise(), ConstantNoise(0.02), SinSquaredBlur(3.0), SinBlur(3.0),
@@ -71,16 +75,34 @@ def test_a_saved_schedule_comes_back(schedule):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: ConstantNoise(-0.1), "sigma must be 0 or more. Received: -0.1"),
+        (lambda: ConstantNoise(-0.1), "sigma must be 0 or more, and at most 1,000,000. Received: -0.1"),
+        (lambda: ConstantNoise(math.inf), "sigma must be 0 or more, and at most 1,000,000. Received: inf"),
+        (lambda: SinSquaredBlur("20"), "sigma_blur_max must be 0 or more, and at most 1,000,000. Received: '20'"),
+        (lambda: SinSquaredBlur(1e20), "sigma_blur_max must be 0 or more, and at most 1,000,000. Received: 1e+20"),
+        (lambda: LogSpacedBlur(1.0, math.inf, 5), "sigma_blur_max must be 0 or more, and at most"),
+        (lambda: CosineNoise("a"), "logsnr_min must be below logsnr_max, both from -30 to 80. Received: 'a', 10.0"),
+        (lambda: CosineNoise(-30.5), "logsnr_min must be below logsnr_max, both from -30 to 80. Received: -30.5, 10.0"),
         (
             lambda: LogSpacedBlur(0.0, 2.0, 5),
             "sigma_blur_min must be above 0 and below sigma_blur_max. Received: 0.0, 2.0",
         ),
         (lambda: LogSpacedBlur(2.0, 2.0, 5), "sigma_blur_min must be above 0 and below"),
-        (lambda: LogSpacedBlur(1.0, 2.0, 1), "num_levels must be an integer of 2 or more. Received: 1"),
-        (lambda: SinBlur(-1.0), "sigma_blur_max must be 0 or more. Received: -1.0"),
+        (lambda: LogSpacedBlur(1.0, 2.0, 1), "num_levels must be an integer of 2 or more, below 2^31. Received: 1"),
+        (lambda: SinBlur(-1.0), "sigma_blur_max must be 0 or more, and at most 1,000,000. Received: -1.0"),
     ],
 )
 def test_wrong_arguments_are_named(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=re.escape(message)):
         make()
+
+
+def test_levels_may_be_counted_by_numpy():
+    assert LogSpacedBlur(1.0, 2.0, np.int64(5)) == LogSpacedBlur(1.0, 2.0, 5)
+
+
+@pytest.mark.parametrize("limits", [(-30.0, 10.0), (-10.0, 80.0), (-30.0, 80.0)])
+def test_the_ends_of_what_is_allowed_have_times_that_rise_to_1(limits):
+    schedule = CosineNoise(*limits)
+    log_a_over_sigma = 0.5 * np.linspace(limits[1], limits[0], 1001)
+    times = schedule.time_of(log_a_over_sigma.astype("float32")).numpy()
+    assert (np.diff(times) >= 0).all() and times[0] >= -1e-6 and times[-1] <= 1.0

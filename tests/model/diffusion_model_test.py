@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import keras
@@ -10,6 +11,7 @@ from tests.support.models import PROCESSES, images, make, randomized, small_netw
 from tf_blurdiff.diffusion.likelihood import bits_per_dimension
 from tf_blurdiff.diffusion.predictions import Estimate
 from tf_blurdiff.errors import UserError
+from tf_blurdiff.model.training_state import frozen_places
 
 
 def test_much_blur_is_warned_of():
@@ -90,7 +92,34 @@ def test_any_keras_network_of_the_form_will_do():
         (lambda m: make(label_dropout=0.1), "label_dropout must be 0 for a network without labels"),
         (lambda m: make(label_dropout=1.0), r"label_dropout must be in \[0, 1\)"),
         (lambda m: make(ema_decay=2.0), r"ema_decay must be in \[0, 1\), or None. Received: 2.0"),
-        (lambda m: make(clip_norm=-1.0), "clip_norm must be above 0, or None"),
+        (lambda m: make(clip_norm=-1.0), "clip_norm must be above 0 and finite, or None"),
+        (lambda m: make(clip_norm=math.inf), "clip_norm must be above 0 and finite, or None. Received: inf"),
+        (lambda m: make(ema_decay="0.9"), r"ema_decay must be in \[0, 1\), or None. Received: '0.9'"),
+        (lambda m: make(label_dropout=None), r"label_dropout must be in \[0, 1\). Received: None"),
+        (lambda m: make(distilled_guidance=math.inf), "distilled_guidance must be 0 or more and finite, or None"),
+        (lambda m: make(seed=2.7), "seed must be an integer of 0 or more, below 2.31. Received: 2.7"),
+        (
+            lambda m: bd.DiffusionModel(m.network, m.process, image_shape=5),
+            r"image_shape must be \(H, W, C\). Received: 5",
+        ),
+        (
+            lambda m: bd.DiffusionModel(m.network, m.process, image_shape=(8, 8.0, 1)),
+            "image_shape's sides must be an integer of 1 or more",
+        ),
+        (
+            lambda m: bd.DiffusionModel(m.network, "blurring"),
+            "process must be a Process, such as .*Received: 'blurring'",
+        ),
+        (lambda m: bd.DiffusionModel(m.network, bd.process.blurring), "process must be a Process, such as "),
+        (lambda m: make(small_network(3), class_names="abc"), "class_names must be .*3. Received: 'abc'"),
+        (lambda m: make(small_network(3), class_names=5), "class_names must be .*3. Received: 5"),
+        (lambda m: guided().sample([0], guidance_scale=1e39), "guidance_scale must be 0 or more, at most 1,000,000"),
+        (lambda m: guided().sample([0], labels=[[1], [2, 3]]), "labels must be one array, all of whose rows"),
+        (lambda m: m.sample([[1], [2, 3]]), "seeds must be one array, all of whose rows are of one length"),
+        (lambda m: m.deblur(None, 1.0), "images must be floats"),
+        (lambda m: m.deblur(np.zeros((0, 8, 8, 1), "float32"), 1.0), "images must be floats"),
+        (lambda m: m.inpaint(5.0, 1.0), "mask must be numbers or booleans"),
+        (lambda m: m.bits_per_dimension(5.0), "images must be floats"),
         (lambda m: make(num_steps=0), "num_steps must be an integer of 1 or more"),
         (lambda m: make(grid=""), "grid must be one of"),
         (lambda m: make(process="cold", grid="logsnr"), "grid logsnr needs a process that ends in noise"),
@@ -100,12 +129,33 @@ def test_any_keras_network_of_the_form_will_do():
         ),
         (lambda m: m.adapt([np.full((2, 8, 8, 1), 255, "uint8")]), r"floats in \[-1, 1\].*uint8"),
         (lambda m: m.adapt([np.full((2, 8, 8, 1), 255.0)]), r"floats in \[-1, 1\].*in \[255, 255\]"),
-        (lambda m: m.bits_per_dimension(np.zeros((2, 4, 8, 1), "float32")), r"of shape \(2, 8, 8, 1\)"),
+        (lambda m: m.bits_per_dimension(np.zeros((2, 4, 8, 1), "float32")), r"of shape \(B, 8, 8, 1\)"),
     ],
 )
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(make())
+
+
+def guided():
+    return make(small_network(3), label_dropout=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_weights_that_are_not_float32_are_refused(dtype):
+    z, t = keras.Input((8, 8, 1)), keras.Input(())
+    network = keras.Model([z, t], keras.layers.Conv2D(1, 3, padding="same", dtype=dtype)(z))
+    with pytest.raises(UserError, match=rf"weights must be float32; .*Received: conv2d\w*/kernel in {dtype}"):
+        make(network)
+
+
+@pytest.mark.parametrize("copied", [lambda model: model.averaged(), lambda model: model.in_precision("mixed_bfloat16")])
+def test_what_is_frozen_stays_frozen_in_a_copy(copied):
+    model = make(bd.UNet((8, 8, 1), 8, (1,), 1, ()))
+    model.network.middle_blocks[0].trainable = False
+    copy = copied(model)
+    assert frozen_places(model) and frozen_places(copy) == frozen_places(model)
+    assert len(copy.network.non_trainable_weights) == len(model.network.non_trainable_weights) > 0
 
 
 @pytest.mark.parametrize("process", PROCESSES)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import tf_blurdiff as bd
 from tests.diffusion.samplers_test import MEAN, STD, analytic_denoiser
-from tests.support.models import make, randomized, small_network
+from tests.support.models import images, make, randomized, small_network
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model.denoiser import BOUND
 from tf_blurdiff.model.distillation import Lesson, student_of
@@ -212,3 +212,37 @@ def test_a_student_samples_restores_and_is_saved_as_any_model(student, tmp_path)
 def test_a_student_bounds_no_likelihood(student):
     with pytest.raises(UserError, match="bounds no likelihood"):
         student.bits_per_dimension(np.zeros((2, 8, 8, 1), "float32"), labels=[0, 1])
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"steps_in_one": 0}, "steps_in_one must be an integer of 2 or more, below 2.31. Received: 0"),
+        ({"steps_in_one": 2.5}, "steps_in_one must be an integer of 2 or more"),
+        ({"grid": "logsnr"}, "grid must be one of quadratic, uniform. Received: 'logsnr'"),
+        ({"guidance_scale": 3.0}, "guidance_scale 3.0 needs a model that was trained with labels"),
+    ],
+)
+def test_a_student_of_what_cannot_be_is_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        student_of(make(), 4, **asked)
+
+
+def test_a_student_of_a_guided_student_has_no_other_guidance():
+    student = student_of(make(small_network(3), label_dropout=0.1), 4, guidance_scale=2.0)
+    assert student_of(student, 2).distilled_guidance == 2.0
+    with pytest.raises(UserError, match=r"was distilled at guidance scale 2, .* Received: 1\.5"):
+        student_of(student, 2, guidance_scale=1.5)
+
+
+def test_a_student_without_its_teacher_learns_nothing_else(tmp_path):
+    student = student_of(randomized(make()), 4)
+    student.compile("sgd")
+    loss = student.evaluate(images(8), batch_size=8, verbose=0)
+    student.save(tmp_path / "student.keras")
+    loaded = bd.load_model(tmp_path / "student.keras")
+    loaded.compile("sgd")
+    for call in (loaded.fit, loaded.evaluate):
+        with pytest.raises(UserError, match=r"a distilled model learns from its teacher, .*tf_blurdiff\.distill"):
+            call(images(8), batch_size=8, verbose=0)
+    assert np.isfinite(loss) and loaded.sample([1]).shape == (1, 8, 8, 1)

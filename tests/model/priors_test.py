@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import tf_blurdiff as bd
+from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import priors
 from tf_blurdiff.model.priors import BlurredPrior, dct_statistics
 
@@ -49,6 +50,24 @@ def test_the_prior_has_the_blurred_datas_moments(rng, process):
 def test_where_the_mean_colour_is_left_only_that_is_drawn_jointly():
     assert np.array_equal(BlurredPrior(bd.process.cold(), (8, 8, 2)).positions, [[0], [0]])
     assert len(BlurredPrior(HEAT, SHAPE).positions[0]) > 3
+
+
+def test_a_label_without_images_starts_from_all_of_them(rng):
+    labels = np.arange(600) % 2
+    images = rng.normal(size=(600, *SHAPE)) * 0.05 + labels[:, None, None, None]
+    prior = BlurredPrior(COLD, SHAPE, num_classes=3)
+    statistics = dct_statistics([(images, labels)], prior.positions)
+    prior.fit(statistics)
+    means = [draw(prior, statistics, 500, np.full(500, label))[:, 0, 0, 0].mean() for label in range(3)]
+    np.testing.assert_allclose(means[2], (means[0] + means[1]) / 2, atol=0.2 * abs(means[1] - means[0]))
+    assert abs(means[1] - means[0]) > 1.0
+
+
+def test_labels_come_with_every_batch_or_with_none(rng):
+    images = rng.normal(size=(4, *SHAPE))
+    for batches in ([(images, np.arange(4)), images], [images, (images, np.arange(4))]):
+        with pytest.raises(UserError, match="labels must come with every batch, or with none"):
+            dct_statistics(batches, ((0,), (0,)))
 
 
 def test_with_labels_there_is_one_gaussian_for_each(rng):

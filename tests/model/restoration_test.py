@@ -72,8 +72,12 @@ def test_noise_is_not_restored(model, images):
     "call, message",
     [
         (lambda m, x: m.deblur(x, -1.0), r"blur_sigma must be 0 or more.*Received: -1\.0"),
-        (lambda m, x: m.deblur(x, [1.0]), "blur_sigma must be 0 or more, one number or one an image"),
-        (lambda m, x: m.deblur(x, np.inf), "blur_sigma must be finite"),
+        (
+            lambda m, x: m.deblur(x, [1.0]),
+            "blur_sigma must be 0 or more, at most 1,000,000, one number or one an image",
+        ),
+        (lambda m, x: m.deblur(x, np.inf), "blur_sigma must be 0 or more, at most 1,000,000, .*Received: inf"),
+        (lambda m, x: m.deblur(x, 1e20), "blur_sigma must be 0 or more, at most 1,000,000, .*Received: 1e.20"),
         (lambda m, x: m.deblur(x, np.nan), "blur_sigma must be 0 or more"),
         (lambda m, x: m.deblur(x, 1.0, noise_std=0.0), r"noise_std must be 0\.0001 or more"),
         (lambda m, x: m.deblur(2 * x + 1, 1.0), r"images must be floats in \[-1, 1\]"),
@@ -87,6 +91,33 @@ def test_noise_is_not_restored(model, images):
 def test_what_is_not_allowed_is_named(model, images, call, message):
     with pytest.raises(UserError, match=message):
         call(model, images)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.5])
+def test_what_the_blur_makes_of_an_edge_is_taken(model, sigma):
+    """A little blur swings over."""
+    edges = np.sign(np.arange(8) - 3.5).astype("float32")[None, :, None, None] * np.ones((2, 8, 8, 1), "float32")
+    blurred = np.asarray(bd.layers.HeatBlur()([edges, np.full(2, sigma, "float32")]))
+    assert np.abs(blurred).max() > 1.0
+    restored = model.deblur(blurred, sigma, num_steps=4)
+    assert np.isfinite(restored).all()
+    with pytest.raises(UserError, match=r"images must be floats in .* in \[-1\.2, 1\.2\]"):
+        model.deblur(1.2 * edges, sigma)
+
+
+def test_images_that_have_no_smaller_ones_are_named():
+    model = bd.DiffusionModel(models.small_network(None, (7, 5, 1)), bd.process.gaussian(), image_shape=(7, 5, 1))
+    with pytest.raises(UserError, match="images of 7x5 have no smaller ones"):
+        model.super_resolve(np.zeros((1, 1, 1, 1), "float32"))
+
+
+def test_where_blur_leaves_nothing_restoring_needs_statistics(images):
+    process = bd.process.blurring(sigma_blur_max=8.0, min_gain=0.0)
+    model = bd.DiffusionModel(models.small_network(), process, "x0", (8, 8, 1), sampler="ddim")
+    with pytest.raises(UserError, match=r"min_gain 0, is in units of the data's statistics.*: call adapt"):
+        model.deblur(images, 1.0, num_steps=3)
+    model.adapt(images)
+    assert np.isfinite(model.deblur(images, 1.0, num_steps=3)).all()
 
 
 def test_a_process_that_does_not_end_in_noise_is_refused(images):

@@ -9,6 +9,8 @@ import tf_blurdiff as bd
 from tests.support.models import images, make, randomized, small_network
 from tf_blurdiff.diffusion.predictions import PREDICTIONS
 from tf_blurdiff.diffusion.stateless_random import SeededNoise, normal_by_seed
+from tf_blurdiff.model import interpolation
+from tf_blurdiff.model.sampling import start_of
 
 STEPS = 6
 FAMILIES = [
@@ -104,6 +106,50 @@ def test_mixed_images_are_drawn_with_the_noise_of_both_seeds(model):
     if model.sampler in ("ancestral", "heat"):
         start = model.mix_bands([5], [5], cutoff=0.3)
         assert np.abs(mixed - start).max() > 1e-3
+
+
+def test_starts_without_noise_are_interpolated_along_a_line_and_noise_along_an_arc(monkeypatch):
+    model = randomized(make(process="heat_dissipation"))
+    monkeypatch.setattr(interpolation, "draw_images", lambda model, start, noise, **settings: (start, noise))
+    start, noise = model.interpolate(1, 2, num_images=4)
+    rows, share = slice(0, 4), np.linspace(0, 1, 4)[:, None, None, None]
+    t, labels = np.ones(4, "float32"), np.zeros(4, "int64")
+    first, last = (start_of(model, np.full(4, seed))(rows, labels, t) for seed in (1, 2))
+    np.testing.assert_allclose(start(rows, labels, t), (1 - share) * first + share * last, atol=1e-5)
+    first, last = (SeededNoise(np.full(4, seed)).draw(3, (8, 8, 1)) for seed in (1, 2))
+    arc = np.cos(0.5 * np.pi * share) * first + np.sin(0.5 * np.pi * share) * last
+    np.testing.assert_allclose(noise.draw(3, (8, 8, 1)), arc, atol=1e-5)
+
+
+def test_each_band_has_the_noise_of_its_own_seed(monkeypatch):
+    model = randomized(make())
+    monkeypatch.setattr(interpolation, "draw_images", lambda model, start, noise, **settings: noise)
+    drawn = model.mix_bands([1], [2], cutoff=0.3).draw(3, (8, 8, 1))
+    coarse, detail = (SeededNoise(np.array([seed])).draw(3, (8, 8, 1)) for seed in (1, 2))
+    low = (np.sqrt(bd.laplacian_eigenvalues(8, 8)) < 0.3 * np.pi)[:, :, None]
+    np.testing.assert_allclose(drawn, np.where(low, coarse, detail), atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral2", "multistep2", "multistep3"])
+@pytest.mark.parametrize("strength, num_steps", [(1e-7, 5), (1e-30, 5), (1.0, 3000)])
+def test_times_that_float32_cannot_tell_are_no_division_by_nothing(sampler, strength, num_steps):
+    settings = {"sampler": sampler, "num_steps": num_steps, "grid": "quadratic"}
+    x0 = images(2)
+    drawn = randomized(make()).sample([1, 2], images=x0, strength=strength, **settings)
+    assert np.isfinite(drawn).all()
+    if strength < 1.0:  # Hardly any noise came.
+        assert np.abs(drawn - x0).max() < 0.1
+
+
+@pytest.mark.parametrize("limits", [(-30.0, 10.0), (-10.0, 80.0)])
+@pytest.mark.parametrize("sampler", ["ancestral2", "multistep3", "ddim"])
+def test_samples_at_the_limits_of_the_log_snr_are_numbers(limits, sampler):
+    process = bd.process.blurring(sigma_blur_max=4.0, logsnr_min=limits[0], logsnr_max=limits[1])
+    model = randomized(bd.DiffusionModel(small_network(), process, image_shape=(8, 8, 1)))
+    for grid in ("uniform", "quadratic", "logsnr"):
+        assert np.isfinite(model.sample([1, 2], 200, sampler, grid=grid)).all(), grid
+    bound = model.bits_per_dimension(images(2), num_steps=200, num_times=20)
+    assert np.isfinite(bound.total).all() and np.isfinite(bound.spectrum).all()
 
 
 def test_given_images_are_where_sampling_starts(model):

@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from tf_blurdiff.data import FOLDERS, checked_colour
 from tf_blurdiff.diffusion.process import BLUR_UNITS
+from tf_blurdiff.diffusion.schedules import LOGSNR_MAX, LOGSNR_MIN
 from tf_blurdiff.errors import UserError
 
 AUGMENTATIONS = "flip", "crop"
@@ -78,7 +79,7 @@ Background = Annotated[
 Labels = Annotated[str | tuple[str, ...], BeforeValidator(_checked_labels)]
 ClassNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_each_once)]
 Augmentations = Annotated[tuple[Annotated[str, named(AUGMENTATIONS)], ...], Field(strict=False)]
-LogSNR = Annotated[float, Field(ge=-100, le=100)]
+LogSNR = Annotated[float, Field(ge=LOGSNR_MIN, le=LOGSNR_MAX)]
 BlurUnit = Annotated[str, named(BLUR_UNITS), Field(description="unit of the blur: pixels, or the image's width")]
 
 

@@ -146,7 +146,7 @@ class Process:
             eps: standard normal noise in pixel space, `[B, H, W, C]`.
         """
         alpha, sigma = self.alpha_sigma(t, *x0.shape[1:3])
-        return idct2(alpha * dct2(x0)) + sigma * eps
+        return idct2(alpha * dct2(ops.cast(x0, "float32"))) + sigma * ops.cast(eps, "float32")
 
     def posterior(self, z_t: Any, x0: Any, t: Any, s: Any) -> tuple[Any, Any]:
         """`q(z_s | z_t, x0)` for s < t.
@@ -156,9 +156,13 @@ class Process:
             t, s: times, `[B]`, s below t.
 
         Returns:
-            `(mean [B, H, W, C] in pixel space, variance [B, H, W, 1] in the DCT basis)`.
+            `(mean [B, H, W, C] in pixel space, variance [B, H, W, 1] in the DCT basis)`. Without noise in the process
+            the mean is x0, blurred as at s, and the variance 0.
         """
         size = x0.shape[1:3]
+        if not self.has_noise:
+            alpha = self.marginal(s, *size).alpha
+            return idct2(alpha * dct2(x0)), ops.zeros_like(alpha)
         mean_freq, variance = posterior_freq(dct2(z_t), dct2(x0), self.marginal(t, *size), self.marginal(s, *size))
         return idct2(mean_freq), variance
 

@@ -63,10 +63,15 @@ def ancestral2_step(step: Step) -> Any:
         step.at_t.log_a_over_sigma - at_before.log_a_over_sigma,
     )
     x0_freq = step.estimate.x0_freq
-    slope = (x0_freq - x0_before_freq) / ops.where(is_there, length_before, 1.0)
+    slope = (x0_freq - x0_before_freq) / _distance(length_before, is_there)
     middle_freq = x0_freq + ops.where(is_there, 0.5 * length * slope, 0.0)
     mean_freq, variance = posterior_freq(step.z_freq, middle_freq, step.at_t, step.at_s)
     return mean_freq + ops.sqrt(variance) * step.noise_freq
+
+
+def _distance(difference, is_there):
+    """What a difference quotient is divided by: 1 without a step before, and where float32 cannot tell two times."""
+    return ops.where(ops.logical_and(is_there, difference != 0.0), difference, 1.0)
 
 
 def ddim_step(step: Step) -> Any:
@@ -102,8 +107,7 @@ def multistep_step(step: Step, order: int) -> Any:
         nodes.append(at.log_a_over_sigma)
         newer, slopes = slopes, [eps_freq]
         for k, value in enumerate(newer):
-            distance = ops.where(is_there, nodes[number - k] - nodes[number + 1], 1.0)
-            slopes.append((value - slopes[-1]) / distance)
+            slopes.append((value - slopes[-1]) / _distance(nodes[number - k] - nodes[number + 1], is_there))
         # The derivative of Newton's basis polynomial, (w - w_t) or (w - w_t)(w - w_1).
         derivative = (lambda w: 1.0) if number == 0 else (lambda w: 2.0 * w - nodes[0] - nodes[1])
         weight = _integral_with_noise(step, w_t, length, derivative)

@@ -14,10 +14,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from tf_blurdiff.errors import UserError, check_count, is_number
+
+# Of less, neighbouring times near 1 are the same in float32; of more, a bound in bits is beyond it.
+LOGSNR_MIN, LOGSNR_MAX = -30.0, 80.0
+# Standard deviations of blur and noise are at most this: of much more there are no squares in float32.
+_LARGEST_STD = 1e6
 # DDPM's levels: log a_t at each of its betas, and how it goes on to the next.
 _BETAS = 1000
 _EXACT_LOG_A = 0.5 * np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, _BETAS)))
 _LOG_A, _LOG_A_FALL = _EXACT_LOG_A.astype("float32"), np.diff(_EXACT_LOG_A).astype("float32")
+
+
+def _check_std(name, value):
+    if not is_number(value) or not 0.0 <= value <= _LARGEST_STD:
+        raise UserError(f"{name} must be 0 or more, and at most {_LARGEST_STD:,.0f}. Received: {value!r}")
 
 
 class Schedule:
@@ -90,10 +101,11 @@ class CosineNoise(NoiseSchedule):
     has_noise = ends_in_noise = True
 
     def __post_init__(self):
-        if not -100 <= self.logsnr_min < self.logsnr_max <= 100:  # Of more there is no sigma or a in float32.
-            raise ValueError(
-                "logsnr_min must be below logsnr_max, both from -100 to 100. "
-                f"Received: {self.logsnr_min}, {self.logsnr_max}"
+        limits = self.logsnr_min, self.logsnr_max
+        if not all(map(is_number, limits)) or not LOGSNR_MIN <= self.logsnr_min < self.logsnr_max <= LOGSNR_MAX:
+            raise UserError(
+                f"logsnr_min must be below logsnr_max, both from {LOGSNR_MIN:g} to {LOGSNR_MAX:g}. "
+                f"Received: {self.logsnr_min!r}, {self.logsnr_max!r}"
             )
 
     def __call__(self, t: Any) -> tuple[Any, Any]:
@@ -166,8 +178,7 @@ class ConstantNoise(NoiseSchedule):
     ends_in_noise = False
 
     def __post_init__(self):
-        if not self.sigma >= 0:
-            raise ValueError(f"sigma must be 0 or more. Received: {self.sigma}")
+        _check_std("sigma", self.sigma)
 
     @property
     def has_noise(self) -> bool:
@@ -195,8 +206,7 @@ class SinSquaredBlur(DissipationSchedule):
     sigma_blur_max: float
 
     def __post_init__(self):
-        if not self.sigma_blur_max >= 0:
-            raise ValueError(f"sigma_blur_max must be 0 or more. Received: {self.sigma_blur_max}")
+        _check_std("sigma_blur_max", self.sigma_blur_max)
 
     def __call__(self, t: Any) -> Any:
         """Returns blur_sigma, of t's shape."""
@@ -239,11 +249,12 @@ class LogSpacedBlur(DissipationSchedule):
     num_levels: int
 
     def __post_init__(self):
+        _check_std("sigma_blur_min", self.sigma_blur_min)
+        _check_std("sigma_blur_max", self.sigma_blur_max)
         if not 0 < self.sigma_blur_min < self.sigma_blur_max:
             given = f"{self.sigma_blur_min}, {self.sigma_blur_max}"
-            raise ValueError(f"sigma_blur_min must be above 0 and below sigma_blur_max. Received: {given}")
-        if isinstance(self.num_levels, bool) or not isinstance(self.num_levels, int) or self.num_levels < 2:
-            raise ValueError(f"num_levels must be an integer of 2 or more. Received: {self.num_levels!r}")
+            raise UserError(f"sigma_blur_min must be above 0 and below sigma_blur_max. Received: {given}")
+        check_count("num_levels", self.num_levels, 2)
 
     def __call__(self, t: Any) -> Any:
         """Returns blur_sigma, of t's shape."""

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from tf_blurdiff.errors import UserError, check_count, is_number
 
-# Resizing and rounding may go a little further than 1.
-NEARLY_ONE = 1.01
+# Resizing and rounding may go a little further than 1, and a small blur at an edge further than these.
+NEARLY_ONE, NEARLY_ONE_BLURRED = 1.01, 1.1
+_LARGEST_SCALE = 1e6
 # Of images that come as one array, so many are looked at together.
 _ROWS_AT_ONCE = 256
 
@@ -59,6 +60,26 @@ def check_output(output: Any, image_shape: tuple[int, ...]) -> None:
         )
 
 
+def check_weights(weights: Iterable[keras.Variable]) -> None:
+    """Raises a UserError for weights that are not float32, as those of Keras's mixed precisions are."""
+    for weight in weights:
+        if weight.dtype != "float32":
+            raise UserError(
+                "the network's weights must be float32; to compute in less, make it with the dtype mixed_bfloat16 or "
+                f"mixed_float16. Received: {weight.path} in {weight.dtype}"
+            )
+
+
+def checked_image_shape(shape: Any) -> tuple[int, int, int]:
+    """(H, W, C) as integers of Python, or a UserError."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise UserError(f"image_shape must be (H, W, C). Received: {shape!r}")
+    for side in shape:
+        check_count("image_shape's sides", side)
+    height, width, channels = map(int, shape)
+    return height, width, channels
+
+
 def check_call(inputs: Any, num_classes: int | None) -> None:
     """Raises a UserError unless a model is called with what its network takes."""
     names = ["z", "t"] if num_classes is None else ["z", "t", "label"]
@@ -83,10 +104,20 @@ def _is_integer(values):
     return "int" in keras.backend.standardize_dtype(dtype)
 
 
+def as_array(name: str, values: Any) -> np.ndarray:
+    """An array of what was given; a UserError for rows of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        raise UserError(
+            f"{name} must be one array, all of whose rows are of one length. Received: {values!r}"
+        ) from None
+
+
 def checked_seeds(seeds: Any, name: str = "seeds", count: int | None = None) -> np.ndarray:
     """Seeds as int64 `[B]`, or a UserError: B is at least 1 (or `count`), and no seed is rounded or wrapped."""
     check_not_traced()
-    given, seeds = seeds, np.asarray(seeds)
+    given, seeds = seeds, as_array(name, seeds)
     fits = seeds.dtype.kind in "iu" and seeds.ndim == 1 and len(seeds) and seeds.max() < 2**63
     if not fits or count not in (None, len(seeds)):
         wanted = "at least one integer" if count is None else f"{count} integers"
@@ -109,7 +140,7 @@ def checked_labels(labels: Any, num_classes: int | None, label_dropout: float, c
         return np.zeros(count, np.int64)
     if labels is None and label_dropout:
         return np.full(count, num_classes, np.int64)
-    labels = np.asarray(labels)
+    labels = as_array("labels", labels)
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
         raise UserError(f"labels must be {count} integers, one for each seed. Received: {labels!r}")
     if labels.min() < 0 or labels.max() >= num_classes:
@@ -121,21 +152,24 @@ def checked_class_names(names: Any, num_classes: int | None) -> tuple[str, ...] 
     """Names of the labels as a tuple, or None for None; or a UserError."""
     if names is None:
         return None
-    names = tuple(names)
+    given, names = names, () if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
     are_texts = all(isinstance(name, str) for name in names)
     if not are_texts or len(set(names)) < len(names) or len(names) != num_classes:
         raise UserError(
-            f"class_names must be as many different texts as num_classes, which is {num_classes}. Received: {names!r}"
+            f"class_names must be as many different texts as num_classes, which is {num_classes}. Received: {given!r}"
         )
     return names
 
 
 def checked_guidance_scale(guidance_scale: Any, label_dropout: float, count: int) -> np.ndarray:
     """Guidance scales as float32 `[count]`, or a UserError."""
-    scale = np.asarray(guidance_scale)
+    scale = as_array("guidance_scale", guidance_scale)
     is_numbers = scale.dtype.kind in "iuf" and scale.shape in ((), (count,))
-    if not is_numbers or not (np.isfinite(scale) & (scale >= 0)).all():
-        raise UserError(f"guidance_scale must be 0 or more, one number or one a seed. Received: {guidance_scale!r}")
+    if not is_numbers or not ((scale >= 0) & (scale <= _LARGEST_SCALE)).all():
+        raise UserError(
+            f"guidance_scale must be 0 or more, at most {_LARGEST_SCALE:,.0f}, one number or one a seed. "
+            f"Received: {guidance_scale!r}"
+        )
     if (scale != 1).any() and not label_dropout:
         raise UserError(
             f"guidance_scale {guidance_scale!r} needs a model that was trained with labels and label_dropout > 0"
@@ -143,13 +177,24 @@ def checked_guidance_scale(guidance_scale: Any, label_dropout: float, count: int
     return np.broadcast_to(scale, (count,)).astype(np.float32)
 
 
-def checked_images(images: Any, image_shape: tuple[int, ...], count: int) -> np.ndarray:
-    """Images as float32 `[count, H, W, C]`, or a UserError."""
+def checked_images(
+    images: Any, image_shape: tuple[int, ...], count: int | None = None, limit: float = NEARLY_ONE
+) -> np.ndarray:
+    """Images as float32 `[count, H, W, C]`, at least one if count is None, or a UserError; values as `fit` takes them.
+
+    Args:
+        images: the images.
+        image_shape: (H, W, C).
+        count: how many there must be.
+        limit: how far from 0 a pixel may be.
+    """
     check_not_traced()
-    images = np.asarray(images)
-    if images.shape != (count, *image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= 1.0).all():
-        expected = f"floats in [-1, 1] of shape {(count, *image_shape)}"
-        raise UserError(f"images must be {expected}. Received: {images.dtype} of shape {images.shape}")
+    images = as_array("images", images)
+    there = images.shape[:1] if count is None else (count,)
+    fits = images.ndim == 4 and len(images) and images.shape == (*there, *image_shape)
+    if not fits or images.dtype.kind != "f" or not (np.abs(images) <= limit).all():
+        shape = str((count or "B", *image_shape)).replace("'", "")
+        raise UserError(f"images must be floats in [-1, 1] of shape {shape}. Received: {_described(images)}")
     return images.astype(np.float32)
 
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tf_blurdiff import networks
+from tf_blurdiff.model.training_state import freeze, frozen_places
 
 
 def fingerprint(model: Any) -> str:
@@ -33,6 +34,7 @@ def averaged(model: Any) -> Any:
     copy = type(model).from_config({**model.get_config(), "ema_decay": None})
     for variable, value in zip(copy.sampling_variables, model.sampling_variables, strict=True):
         variable.assign(value)
+    freeze(copy, frozen_places(model))
     return copy
 
 
@@ -41,4 +43,5 @@ def in_precision(model: Any, precision: str) -> Any:
     network = keras.saving.serialize_keras_object(networks.in_precision(model.network, precision))
     copy = type(model).from_config({**model.get_config(), "network": network})
     copy.set_weights(model.get_weights())
+    freeze(copy, frozen_places(model))
     return copy

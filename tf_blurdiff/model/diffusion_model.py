@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Self, Unpack
@@ -31,16 +32,18 @@ from tf_blurdiff.diffusion.samplers import (
     default_sampler,
     get_sampler,
 )
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, check_count, is_number
 from tf_blurdiff.model import copies, interpolation, restoration, sampling
 from tf_blurdiff.model.arguments import (
     batches_of,
     cannot_be_called,
     check_not_traced,
     check_output,
+    check_weights,
     checked_batch,
     checked_class_names,
     checked_guidance_scale,
+    checked_image_shape,
     checked_images,
     checked_labels,
     checked_num_classes,
@@ -59,13 +62,15 @@ class DiffusionModel(KerasInterface):
     """A diffusion model, diagonal in the DCT basis, as a Keras model.
 
     It trains with `compile(optimizer)` and `fit(dataset)` on batches of images `[B, H, W, C]` in [-1, 1], or of
-    `(images, labels)`. All that a step draws is a function of (seed, optimizer.iterations, row in the global batch). It
-    samples (`sample`, `interpolate`, `mix_bands`), restores (`deblur`, `super_resolve`, `inpaint`) and is exported with
-    the averaged weights.
+    `(images, labels)`. All that a step draws is a function of (seed, optimizer.iterations, row in the global batch);
+    with gradient_accumulation_steps also of how many batches were skipped since the model was compiled. It samples
+    (`sample`, `interpolate`, `mix_bands`), restores (`deblur`, `super_resolve`, `inpaint`) and is exported with the
+    averaged weights.
 
     Args:
-        network: a Keras model of `[z, t]`, or with num_classes of `[z, t, label]`, such as `UNet`. If its call takes
-            `seed`, its dropout is reproducible.
+        network: a Keras model of `[z, t]`, or with num_classes of `[z, t, label]`, such as `UNet`. Its weights are
+            float32. If its call takes `seed`, its dropout is reproducible. In mixed precision make a subclass of
+            `keras.Model` with `autocast=False`, as `UNet` is: Keras would round its times to 8 bits.
         process: a `Process`.
         prediction: what the network predicts: "preconditioned", of a process with noise, the error of the best linear
             estimate of the image, in units of its standard deviation for each frequency, which wants `adapt` before
@@ -128,6 +133,8 @@ class DiffusionModel(KerasInterface):
         **kwargs: Unpack[LayerArguments],
     ) -> None:
         super().__init__(**{**kwargs, "dtype": "float32"})
+        if not isinstance(process, Process):
+            raise UserError(f"process must be a Process, such as tf_blurdiff.process.blurring(). Received: {process!r}")
         prediction = default_prediction(process) if prediction is None else prediction
         loss_type = default_loss_type(process) if loss_type is None else loss_type
         get_prediction(prediction, process)
@@ -138,7 +145,7 @@ class DiffusionModel(KerasInterface):
         image_shape = image_shape or getattr(network, "image_shape", None)
         if image_shape is None:
             raise UserError("image_shape must be (H, W, C) for a network that has no image_shape of its own")
-        self.image_shape = tuple(image_shape)
+        self.image_shape = checked_image_shape(image_shape)
         self.loss_type = loss_type
         self.loss_exponent = checked_loss_exponent(loss_exponent, prediction)
         self.ema_decay = ema_decay
@@ -149,6 +156,7 @@ class DiffusionModel(KerasInterface):
         self.label_dropout = label_dropout
         self.distilled_guidance = distilled_guidance
         self._check_ranges()
+        check_count("seed", seed, 0)
         self.sampler = default_sampler(process, prediction) if sampler is None else sampler
         self.num_steps = default_num_steps(process, prediction) if num_steps is None else num_steps
         self.grid = grid
@@ -161,19 +169,22 @@ class DiffusionModel(KerasInterface):
 
     def _check_ranges(self):
         allowed = {
-            "ema_decay": ("in [0, 1), or None", self.ema_decay is None or 0.0 <= self.ema_decay < 1.0),
-            "clip_norm": ("above 0, or None", self.clip_norm is None or self.clip_norm > 0),
-            "label_dropout": ("in [0, 1)", 0.0 <= self.label_dropout < 1.0),
-            "distilled_guidance": ("0 or more, or None", (self.distilled_guidance or 0.0) >= 0),
+            "ema_decay": ("in [0, 1), or None", lambda decay: 0.0 <= decay < 1.0),
+            "clip_norm": ("above 0 and finite, or None", lambda norm: 0.0 < norm < math.inf),
+            "label_dropout": ("in [0, 1)", lambda share: 0.0 <= share < 1.0),
+            "distilled_guidance": ("0 or more and finite, or None", lambda scale: 0.0 <= scale < math.inf),
         }
         for name, (range_, is_in_it) in allowed.items():
-            if not is_in_it:
-                raise UserError(f"{name} must be {range_}. Received: {getattr(self, name)!r}")
+            value = getattr(self, name)
+            may_be_none = value is None and name != "label_dropout"
+            if not may_be_none and not (is_number(value) and is_in_it(value)):
+                raise UserError(f"{name} must be {range_}. Received: {value!r}")
         if self.label_dropout and self.num_classes is None:
             raise UserError(f"label_dropout must be 0 for a network without labels. Received: {self.label_dropout}")
 
     def _make_variables(self):
         self._build_network()
+        check_weights(learnable(self.network))
         # Under replicas every copy gets the same update.
         fixed = {"trainable": False, "aggregation": "only_first_replica"}
         self.freq_mean = self.add_weight(name="freq_mean", shape=self.image_shape, initializer="zeros", **fixed)
@@ -315,12 +326,22 @@ class DiffusionModel(KerasInterface):
         with tf.init_scope():  # Asked while a training step is traced, too.
             return bool(np.max(self.freq_std) < UNKNOWN_STD)
 
-    def check_statistics(self) -> None:
-        """Raises a UserError if the prediction needs the data's statistics and `adapt` was not called."""
-        if get_prediction(self.prediction).needs_statistics and not self._knows_statistics():
+    def check_statistics(self, needed_by: str | None = None) -> None:
+        """Raises a UserError if `adapt` was not called and the prediction, or what is named, needs it."""
+        if needed_by is None and get_prediction(self.prediction).needs_statistics:
+            needed_by = f"the prediction {self.prediction!r}"
+        if needed_by is not None and not self._knows_statistics():
             raise UserError(
-                f"the prediction {self.prediction!r} is in units of the data's statistics, which the model does not "
-                "know yet: call adapt with the training images first"
+                f"{needed_by} is in units of the data's statistics, which the model does not know yet: call adapt with "
+                "the training images first"
+            )
+
+    def check_lesson(self) -> None:
+        """Raises a UserError for a student without its teacher, as it comes from a file."""
+        if self.distilled_guidance is not None and self.lesson is None:
+            raise UserError(
+                "a distilled model learns from its teacher, which is in no file: to train it further, make it with "
+                "tf_blurdiff.distill, which goes on where it stopped"
             )
 
     @functools.cached_property
@@ -399,7 +420,8 @@ class DiffusionModel(KerasInterface):
 
         Returns:
             float32 array `[B, H, W, C]` in [-1, 1]. With return_trajectory `[num_steps + 1, B, H, W, C]`: z_t at
-            t = 1, ..., 0, not clipped.
+            t = 1, ..., 0, not clipped. From images it begins at t = strength, and a model of levels, or of distilled
+            steps, goes through those of its own that are left.
 
         Raises:
             UserError: for an argument that is not allowed.
@@ -562,9 +584,8 @@ class DiffusionModel(KerasInterface):
         check_not_traced()
         if self.distilled_guidance is not None:
             raise UserError("a distilled model estimates where its own steps go, which bounds no likelihood")
-        count = len(np.asarray(images))
-        checked = checked_images(images, self.image_shape, count)
-        conditions = (checked_labels(labels, self.num_classes, self.label_dropout, count),)
+        checked = checked_images(images, self.image_shape, limit=1.0)
+        conditions = (checked_labels(labels, self.num_classes, self.label_dropout, len(checked)),)
         return bits_per_dimension(checked, self.process, self.denoiser.unguarded(), conditions=conditions, **settings)
 
     def sampling_settings(

@@ -12,6 +12,7 @@ from keras import ops
 
 from tf_blurdiff.diffusion.predictions import LEAST_STD
 from tf_blurdiff.diffusion.samplers import SamplingSettings, first_state, get_sampler, run_steps
+from tf_blurdiff.errors import check_count, one_of
 from tf_blurdiff.model.averages import learnable
 from tf_blurdiff.model.copies import lasting_variables
 from tf_blurdiff.model.priors import UNKNOWN_STD
@@ -136,7 +137,15 @@ def student_of(
 
     Returns:
         A `DiffusionModel` whose `lesson` its training follows.
+
+    Raises:
+        UserError: for steps_in_one below 2, another grid, a guidance scale that the teacher cannot have, and one for a
+            teacher that is a student itself.
     """
+    check_count("steps_in_one", steps_in_one, 2)
+    one_of("grid", grid, DISTILLATION_GRIDS)
+    if guidance_scale != 1.0:  # Refuses what cannot be.
+        teacher.conditions([0] if teacher.num_classes else None, guidance_scale, 1)
     known, sampler = guidance_scale, _SAMPLER
     if get_sampler(_OF_SECOND_ORDER).allowed(teacher.process, teacher.prediction):
         sampler = _OF_SECOND_ORDER

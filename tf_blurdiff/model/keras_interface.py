@@ -46,6 +46,9 @@ class KerasInterface(keras.Model):
     def check_statistics(self) -> None:
         """Raises a UserError if the model must know the data's statistics before it is trained, and does not."""
 
+    def check_lesson(self) -> None:
+        """Raises a UserError if the model learns from a teacher, and has none."""
+
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The network's output for `[z, t]` or `[z, t, label]`; a UserError for other inputs, such as images alone."""
         check_call(inputs, self.num_classes)
@@ -108,9 +111,10 @@ class KerasInterface(keras.Model):
         """What `fit` calls first. The optimizer's variables are made here: inside, they would cost a second trace.
 
         Raises:
-            UserError: if the prediction is "preconditioned" and `adapt` was not called, if nothing can be trained, and
-                for weights that the optimizer was not made for.
+            UserError: if the prediction is "preconditioned" and `adapt` was not called, if nothing can be trained, for
+                weights that the optimizer was not made for, and for a student without its teacher.
         """
+        self.check_lesson()
         self.check_statistics()
         training_state.build_optimizer(self)
         trained = [id(weight) for weight in self.network.trainable_variables]
@@ -119,7 +123,8 @@ class KerasInterface(keras.Model):
             self._traced_for, self.train_function = trained, model_inputs.with_errors_in_words(self.train_function)
 
     def make_test_function(self, force: bool = False) -> None:
-        """What `evaluate` calls first."""
+        """What `evaluate` calls first; raises a UserError for a student without its teacher."""
+        self.check_lesson()
         if force or self.test_function is None:
             super().make_test_function(force=True)
             self.test_function = model_inputs.with_errors_in_words(self.test_function)

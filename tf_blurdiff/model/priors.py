@@ -87,6 +87,8 @@ class _Sample:
         self.labels: list[Any] = []
 
     def add(self, rows: Any, labels: Any) -> None:
+        if self.seen and (labels is None) != (not self.labels):
+            raise UserError("labels must come with every batch, or with none. Received: both kinds of batches")
         for number, row in enumerate(rows):
             if (self.seen + number) % self.stride == 0:
                 self.rows.append(row)

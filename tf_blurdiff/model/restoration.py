@@ -13,10 +13,17 @@ from tf_blurdiff.diffusion.predictions import get_prediction
 from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.diffusion.stateless_random import SeededNoise
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.model.arguments import check_not_traced, checked_images, checked_seeds
+from tf_blurdiff.model.arguments import (
+    NEARLY_ONE_BLURRED,
+    as_array,
+    check_not_traced,
+    checked_images,
+    checked_seeds,
+)
 from tf_blurdiff.model.denoiser import InverseProblem
 from tf_blurdiff.model.sampling import RestorationArguments, draw_images, start_of
 
+_LARGEST = 1e6
 # Steps that draw anew do not carry on what an early estimate got wrong.
 _SETTINGS: dict[str, Any] = {"sampler": "ancestral", "num_steps": 50}
 
@@ -26,7 +33,7 @@ def deblur(
 ) -> np.ndarray:
     """`DiffusionModel.deblur`."""
     check_not_traced()
-    images = checked_images(images, model.image_shape, len(images))
+    images = checked_images(images, model.image_shape, limit=NEARLY_ONE_BLURRED)
     blur_sigma = _checked_column("blur_sigma", blur_sigma, len(images), least=0.0)
     measured = Blurred.of(images, blur_sigma, _checked_noise_std(noise_std, len(images)))
     return _restored(model, measured, seeds, sampling)
@@ -37,7 +44,8 @@ def super_resolve(
 ) -> np.ndarray:
     """`DiffusionModel.super_resolve`."""
     check_not_traced()
-    images = checked_images(images, _smaller_shape(np.shape(images), model.image_shape), len(images))
+    images = as_array("images", images)
+    images = checked_images(images, _smaller_shape(images.shape, model.image_shape))
     return _restored(model, Averaged.of(images, _checked_noise_std(noise_std, len(images))), seeds, sampling)
 
 
@@ -46,8 +54,8 @@ def inpaint(
 ) -> np.ndarray:
     """`DiffusionModel.inpaint`."""
     check_not_traced()
-    images, mask = np.asarray(images), np.asarray(mask)
-    shape = (len(images), *model.image_shape[:2])
+    images, mask = as_array("images", images), as_array("mask", mask)
+    shape = (*images.shape[:1], *model.image_shape[:2])
     if mask.shape not in (shape, (*shape, 1)) or mask.dtype.kind not in "biuf":
         raise UserError(
             f"mask must be numbers or booleans of shape {shape}. Received: {mask.dtype} of shape {mask.shape}"
@@ -55,7 +63,7 @@ def inpaint(
     mask = mask.reshape(*shape, 1).astype(np.float32)
     if images.shape[1:] == model.image_shape:
         images = np.where(mask == 0, images, np.zeros((), images.dtype))
-    images = checked_images(images, model.image_shape, len(images))
+    images = checked_images(images, model.image_shape)
     return _restored(model, Masked.of(images, mask, _checked_noise_std(noise_std, len(images))), seeds, sampling)
 
 
@@ -63,6 +71,8 @@ def check_restores(model: Any) -> None:
     """Raises a UserError if the model's process or prediction has no such sampling."""
     if not model.process.ends_in_noise or get_prediction(model.prediction).by_level:
         raise UserError("restoring images needs a process that ends in noise (gaussian, blurring)")
+    if not model.process.keeps_every_frequency:
+        model.check_statistics(needed_by="restoring images, with a process of min_gain 0,")
 
 
 def restoration_settings(model: Any) -> SamplingSettings:
@@ -86,11 +96,13 @@ def _restored(model: Any, measured: InverseProblem, seeds: Any, sampling: Restor
 
 
 def _checked_column(name, values, count, least):
-    array = np.asarray(values)
-    if array.dtype.kind not in "iuf" or array.shape not in ((), (count,)) or not (array >= least).all():
-        raise UserError(f"{name} must be {least:g} or more, one number or one an image. Received: {values!r}")
-    if not np.isfinite(array).all():
-        raise UserError(f"{name} must be finite. Received: {values!r}")
+    array = as_array(name, values)
+    is_numbers = array.dtype.kind in "iuf" and array.shape in ((), (count,))
+    if not is_numbers or not ((array >= least) & (array <= _LARGEST)).all():
+        raise UserError(
+            f"{name} must be {least:g} or more, at most {_LARGEST:,.0f}, one number or one an image. "
+            f"Received: {values!r}"
+        )
     return np.broadcast_to(array, (count,)).astype(np.float32)
 
 
@@ -103,6 +115,8 @@ def _smaller_shape(given, image_shape):
     height, width, channels = image_shape
     factors = [factor for factor in range(2, height + 1) if height % factor == 0 == width % factor]
     smaller = [(height // factor, width // factor, channels) for factor in factors]
+    if not smaller:
+        raise UserError(f"images of {height}x{width} have no smaller ones: no number divides both sides")
     if given[1:] not in smaller:
         raise UserError(
             f"images must be of shape (B, h, w, {channels}) with (h, w) one of "

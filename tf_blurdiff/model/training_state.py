@@ -67,11 +67,28 @@ def names_in_training(model: Any) -> dict[str, list[str]]:
 
     By their places in the network. Keras saves neither for layers inside of other layers.
     """
-    place, weights, optimizer = places(model.network), learnable(model.network), model.optimizer
-    frozen = [each for each in (*model.network._flatten_layers(), *weights) if not each.trainable]
-    optimized = [weight for weight in weights if optimizer.built and _knows(optimizer, weight)]
-    named = lambda things: [place[id(thing)] for thing in things if id(thing) in place]
-    return {"frozen": named(frozen), "optimized": named(optimized)}
+    place, optimizer = places(model.network), model.optimizer
+    known = (weight for weight in learnable(model.network) if optimizer.built and _knows(optimizer, weight))
+    return {"frozen": frozen_places(model), "optimized": [place[id(weight)] for weight in known if id(weight) in place]}
+
+
+def frozen_places(model: Any) -> list[str]:
+    """The places in its network of a model's frozen layers and weights."""
+    place = places(model.network)
+    return [place[id(each)] for each in _layers_and_weights(model) if not each.trainable and id(each) in place]
+
+
+def freeze(model: Any, frozen: Collection[str]) -> None:
+    """Freezes the layers and weights at these places."""
+    place = places(model.network)
+    for each in _layers_and_weights(model):
+        if place.get(id(each)) in frozen:
+            each.trainable = False
+
+
+def _layers_and_weights(model):
+    # Layers first, and as such: Keras frees no weight of a layer that is not frozen itself.
+    return [*model.network._flatten_layers(), *learnable(model.network)]
 
 
 def restore_names(model: Any, frozen: Collection[str] = (), optimized: Collection[str] | None = None) -> None:
@@ -79,11 +96,8 @@ def restore_names(model: Any, frozen: Collection[str] = (), optimized: Collectio
 
     What a file of earlier versions does not say, it is what Keras takes it to be.
     """
+    freeze(model, frozen)
     place, weights = places(model.network), learnable(model.network)
-    # Layers first, and as such: Keras frees no weight of a layer that is not frozen itself.
-    for each in (*model.network._flatten_layers(), *weights):
-        if place.get(id(each)) in frozen:
-            each.trainable = False
     if optimized is None:
         _build(model, model.network.trainable_variables or weights)
     elif optimized:
