@@ -24,6 +24,9 @@ _OUT = flags.DEFINE_string("out", "panels.png", "The picture.")
 def main():
     """Draws the panels, three in a row."""
     check_picture(_OUT.value)
+    titles = [panel.partition("=")[0] for panel in _PANELS.value]
+    if len(set(titles)) < len(titles):
+        raise UserError(f"--panel: each title may be given once. Received: {', '.join(titles)}")
     panels = [_read(panel) for panel in _PANELS.value]
     if len({model.image_shape for _, model, *_ in panels}) > 1 or panels[0][1].image_shape[-1] != 1:
         shapes = ", ".join(f"{title}: {model.image_shape}" for title, model, *_ in panels)

@@ -72,6 +72,7 @@ MISTAKES = {
     "quality/panels --panel=few=digits,ddim": "TITLE=MODEL or TITLE=MODEL,SAMPLER,CALLS. Received: few=digits,ddim",
     "quality/panels --panel=colour=emoji": "one size and one channel are expected. Received: colour: (32, 32, 3)",
     "quality/panels --panel=a=digits_4 --panel=b=fashion_mnist_4": "Received: a: (8, 8, 1), b: (28, 28, 1)",
+    "quality/panels --panel=a=digits --panel=a=digits_4": "--panel: each title may be given once. Received: a, a",
     "quality/panels --panel=digits --out=a.txt": "--out must end in .png",
     "quality/digits --part=solvers --out=a.png": "--out is for --part families and guidance",
     "quality/digits --part=families --model=digits": "--model is for --part solvers and guidance",
