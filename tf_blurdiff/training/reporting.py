@@ -68,7 +68,7 @@ class ChiefReport(Report):
         self.verbose = verbose
         self.metrics_log = MetricsLog(run_dir / "metrics.jsonl")
         self._progress = tqdm(disable=True)
-        self._summaries: tf.summary.SummaryWriter | None = None
+        self._summaries: Any = None  # TensorBoard's file, while it is open.
 
     def say(self, text: str) -> None:
         if self.verbose:
@@ -86,8 +86,13 @@ class ChiefReport(Report):
         with self._tensorboard():
             tf.summary.text("config", text, step=step)
         bar = tqdm(total=self.total_steps, initial=step, desc="training", unit="step", disable=not self.verbose)
-        with bar as self._progress:
-            yield
+        try:
+            with bar as self._progress:
+                yield
+        finally:
+            with contextlib.suppress(tf.errors.OpError):  # All is in the file already.
+                self._summaries.close()
+            self._summaries = None
 
     def drop_after(self, step: int) -> None:
         with writing(self.run_dir, "metrics.jsonl"):
