@@ -67,7 +67,7 @@ def configured_models() -> list[ModelConfig]:
     if _MODEL_CONFIG_FILE.value:
         configs = read_model_configs(_MODEL_CONFIG_FILE.value)
     elif _MODEL_BASE_PATH.value:
-        configs = [ModelConfig(_MODEL_NAME.value, Path(_MODEL_BASE_PATH.value))]
+        configs = [ModelConfig(_MODEL_NAME.value, Path(os.path.expanduser(_MODEL_BASE_PATH.value)))]
     else:
         raise ConfigurationError("--model_base_path is required (or --model_config_file)")
     for config in configs:

@@ -43,11 +43,14 @@ MISTAKES = {
         [*TRAIN, *commands.overrides(commands.TINY), "--run_dir", "{run}", "--set", "train.seed=9"],
         "was begun with another config: train.seed (0 there, 9 here)",
     ),
-    "run_dir is a file": ([*TRAIN, "--run_dir", "{run}/metrics.jsonl"], "cannot be written"),
+    "run_dir is a file": ([*TRAIN, "--run_dir", "{run}/metrics.jsonl"], "is a file; expected a folder"),
     "no model": (["sample"], "--model"),
     "missing model": (["sample", "--model", "nowhere.keras"], "model file not found: nowhere.keras"),
     "corrupt model": (["sample", "--model", "corrupt.keras"], "corrupt.keras is not a .keras file that can be read"),
-    "cut model": (["sample", "--model", "cut.keras"], "cut.keras is not a .keras file that can be read"),
+    "cut model": (
+        ["sample", "--model", "cut.keras"],
+        "cut.keras is not a .keras file that can be read: it is damaged or cut short",
+    ),
     "unknown sampler": (
         ["sample", "--model", MODEL, "--sampler", "euler"],
         "sampler must be one of ancestral, ancestral2, ddim,",
@@ -150,6 +153,7 @@ MISTAKES = {
         ["train_classifier", "--config", "digits.yaml", "--out", "c.h5"],
         "--out must be a .keras file",
     ),
+    "a file where a folder will be": (["export", "--model", MODEL, "--out", "x.keras"], "is made by --format keras"),
     "nothing to verify": (["export", "--verify", "nowhere/1"], "nowhere/1 is no export of tf_blurdiff"),
 }
 
@@ -390,9 +394,10 @@ def test_export_and_verify(trained_run, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "export: served/1" in result.stdout
     assert (tmp_path / "served" / "1" / "assets.extra" / "README.md").read_text().endswith("\nCC0, both.\n")
-    result = commands.call("export", "--verify", "served/1", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert "served/1 is sound" in result.stdout
+    for verified in ("served/1", "served"):
+        result = commands.call("export", "--verify", verified, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert f"{verified} is sound" in result.stdout
     graph = saved_model_pb2.SavedModel.FromString((tmp_path / "served" / "1" / "saved_model.pb").read_bytes())
     assert "DT_BFLOAT16" in str(graph)
 

@@ -10,6 +10,8 @@ Serving does, and compares the images of known seeds. An ONNX file is tried as i
 averaged weights alone, as float16: about a quarter of the run's, for apps.
 """
 
+import pathlib
+
 from tf_blurdiff import command_line
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model import find_model, load_model
@@ -33,7 +35,9 @@ _RESTORATION = FLAGS.boolean(
     "restoration", False, "Signatures that take images: image_to_image, deblur, super_resolution, inpaint."
 )
 _KEEP = FLAGS.integer("keep", None, "Remove all but so many of the newest versions afterwards.", lower_bound=1)
-_VERIFY = FLAGS.string("verify", None, "Check this export, a folder FOLDER/VERSION, instead of writing one.")
+_VERIFY = FLAGS.string(
+    "verify", None, "Check this export, FOLDER/VERSION, or the newest in FOLDER, instead of writing one."
+)
 
 
 def main() -> None:
@@ -51,6 +55,9 @@ def main() -> None:
         _refuse("savedmodel", _VERSION, _QUALITY, _RESTORATION, _KEEP)
     if _FORMAT.value == "keras":
         _refuse("savedmodel and onnx", *(FLAGS.values[name] for name in FLAGS.sampling_arguments()))
+    suffix = pathlib.Path(_OUT.value).suffix
+    if _FORMAT.value == "savedmodel" and suffix in (".keras", ".onnx"):
+        raise UserError(f"--out {_OUT.value} would be a folder: a {suffix} file is made by --format {suffix[1:]}")
     model_file = find_model(_MODEL.value)
     model = load_model(model_file, _PRECISION.value)
     if _FORMAT.value == "onnx":

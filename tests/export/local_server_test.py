@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import os
 import socket
 
 import numpy as np
@@ -32,6 +33,7 @@ LABELLED = """model_config_list {{ config {{ name: "digits" base_path: "{tmp}/fu
     [
         ([], "--model_base_path is required"),
         (["--model_base_path={tmp}/nothing"], "no folder"),
+        (["--model_base_path=~/nothing"], f"no folder {os.path.expanduser('~')}/nothing"),
         (["--model_base_path={tmp}"], "holds no version"),
         (["--model_base_path={tmp}/empty"], "holds no saved_model.pb"),
         (["--model_base_path={tmp}", "--rest_api_port={taken}"], "cannot be used"),

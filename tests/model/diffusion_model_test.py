@@ -110,6 +110,9 @@ def test_any_keras_network_of_the_form_will_do():
             lambda m: bd.DiffusionModel(m.network, "blurring"),
             "process must be a Process, such as .*Received: 'blurring'",
         ),
+        (lambda m: bd.DiffusionModel(lambda z: z[0], m.process), "network must be a Keras model, such as "),
+        (lambda m: bd.DiffusionModel(m.network, m.process, dtype="mixed_bfloat16"), "dtype is the network's, "),
+        (lambda m: named().sample([0], labels=["hat"]), "labels must be one of shoe, bag. Received: 'hat'"),
         (lambda m: bd.DiffusionModel(m.network, bd.process.blurring), "process must be a Process, such as "),
         (lambda m: make(small_network(3), class_names="abc"), "class_names must be .*3. Received: 'abc'"),
         (lambda m: make(small_network(3), class_names=5), "class_names must be .*3. Received: 5"),
@@ -135,6 +138,36 @@ def test_any_keras_network_of_the_form_will_do():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(make())
+
+
+def named():
+    return make(small_network(2), class_names=["shoe", "bag"])
+
+
+def test_labels_may_be_names_and_one_for_all():
+    model = randomized(named())
+    expected = model.sample([0, 1, 2], labels=[1, 1, 1])
+    for labels in (["bag", 1, "bag"], "bag", 1):
+        np.testing.assert_array_equal(model.sample([0, 1, 2], labels=labels), expected)
+    assert np.abs(model.sample([0, 1, 2], labels="shoe") - expected).max() > 0
+
+
+def test_data_that_are_repeated_for_ever_are_adapted_to_in_one_epoch():
+    model, ones = bd.DiffusionModel(small_network(), bd.process.gaussian(), image_shape=(8, 8, 1)), images(16)
+    model.compile("sgd")
+    model.fit(tf.data.Dataset.from_tensor_slices(ones).batch(8).repeat(), steps_per_epoch=2, verbose=0)
+    expected = bd.DiffusionModel(small_network(), bd.process.gaussian(), image_shape=(8, 8, 1))
+    expected.adapt(ones)
+    np.testing.assert_allclose(model.freq_std, expected.freq_std, rtol=1e-5)
+
+
+@pytest.mark.parametrize("expand_nested", [False, True])
+def test_a_summary_names_the_networks_layers(expand_nested):
+    lines = []
+    model = make(bd.UNet((8, 8, 1), 8, (1, 2), 1, (4,)))
+    model.summary(expand_nested=expand_nested, print_fn=lines.append)
+    model.network.summary(print_fn=lines.append)
+    assert "group_norm" in "".join(lines)
 
 
 def guided():

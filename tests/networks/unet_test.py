@@ -95,6 +95,13 @@ def test_bfloat16_tells_near_times_apart(rng):
     [
         ({"image_shape": (9, 12, 3)}, r"divisible by 2, since 2 multipliers.*Received: \(9, 12, 3\)"),
         ({"image_shape": (8, 12)}, r"must be \(H, W, C\)"),
+        ({"image_shape": (None, None, 1)}, "each of image_shape must be an integer of 1 or more, .*Received: None"),
+        ({"channels": "32"}, "channels must be an integer of 2 or more, below .*Received: '32'"),
+        ({"multipliers": 2}, "multipliers must be a list of integers. Received: 2"),
+        ({"multipliers": ()}, "multipliers must be one or more. Received: none"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be an integer of 1 or more, .*Received: 0"),
+        ({"attention_resolutions": 8}, "attention_resolutions must be a list of integers. Received: 8"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\). Received: 1.0"),
     ],
 )
 def test_wrong_sizes_are_named(kwargs, message):

@@ -25,6 +25,21 @@ def test_a_second_process_is_refused(tmp_path):
         pass
 
 
+def test_a_file_is_no_run_directory(tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"run directory .*photo\.jpg is a file; expected a folder"):
+        train(tiny(), tmp_path / "photo.jpg", verbose=False)
+
+
+def test_images_that_are_held_out_are_named_where_a_batch_is_too_large(tmp_path):
+    config = tiny(batch_size=64)
+    held_out = config.model_copy(update={"data": config.data.model_copy(update={"held_out": 0.99})})
+    with pytest.raises(
+        UserError, match=r"train.batch_size: got 64, expected at most 18, .*data.held_out keeps 1779 aside"
+    ):
+        train(held_out, tmp_path, verbose=False)
+
+
 def test_a_changed_config_is_refused_unless_it_is_asked_for(tmp_path):
     train(tiny(steps=10), tmp_path, verbose=False)
     changed = load_config(tmp_path / "config.yaml", ["train.learning_rate=1e-3", "train.log_every=7", "train.steps=20"])

@@ -1,14 +1,14 @@
 """Checks of a model's arguments: arrays of the types that it works with, or an error that says what is allowed."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_blurdiff.errors import UserError, check_count, is_number
+from tf_blurdiff.errors import UserError, check_count, is_number, one_of
 
 # Resizing and rounding may go a little further than 1, and a small blur at an edge further than these.
 NEARLY_ONE, NEARLY_ONE_BLURRED = 1.01, 1.1
@@ -130,6 +130,18 @@ def checked_strength(strength: float) -> float:
     if not is_number(strength) or not 0.0 < strength <= 1.0:
         raise UserError(f"strength must be in (0, 1]. Received: {strength!r}")
     return strength
+
+
+def numbers_of(labels: Any, class_names: Sequence[str] | None, count: int) -> Any:
+    """Labels as they are, but numbers in place of the classes' names, and one label `count` times; or a UserError."""
+    if isinstance(labels, (str, int)) and not isinstance(labels, bool):
+        labels = [labels] * count
+    if class_names is None or not isinstance(labels, (list, tuple)):
+        return labels
+    for name in labels:
+        if isinstance(name, str):
+            one_of("labels", name, class_names)
+    return [class_names.index(each) if isinstance(each, str) else each for each in labels]
 
 
 def checked_labels(labels: Any, num_classes: int | None, label_dropout: float, count: int) -> np.ndarray:

@@ -48,6 +48,7 @@ from tf_blurdiff.model.arguments import (
     checked_labels,
     checked_num_classes,
     finite_pictures,
+    numbers_of,
 )
 from tf_blurdiff.model.averages import Averages, learnable
 from tf_blurdiff.model.denoiser import ASSUMED_ERROR, BOUND, Denoiser, SpectralGuard
@@ -132,7 +133,14 @@ class DiffusionModel(KerasInterface):
         distilled_guidance: float | None = None,
         **kwargs: Unpack[LayerArguments],
     ) -> None:
+        if keras.dtype_policies.get(kwargs.get("dtype") or "float32").name != "float32":
+            raise UserError(
+                "dtype is the network's, tf_blurdiff.UNet(..., dtype='mixed_bfloat16'), or in_precision makes a copy. "
+                f"Received: {kwargs['dtype']!r}"
+            )
         super().__init__(**{**kwargs, "dtype": "float32"})
+        if not isinstance(network, keras.Model):
+            raise UserError(f"network must be a Keras model, such as tf_blurdiff.UNet(...). Received: {network!r}")
         if not isinstance(process, Process):
             raise UserError(f"process must be a Process, such as tf_blurdiff.process.blurring(). Received: {process!r}")
         prediction = default_prediction(process) if prediction is None else prediction
@@ -319,7 +327,10 @@ class DiffusionModel(KerasInterface):
         if get_prediction(self.prediction).needs_statistics and not self._knows_statistics():
             if isinstance(x, Iterator):
                 self.check_statistics()
-            self.adapt(finite_pictures(batches_of(x, y)))
+            of_an_epoch = x
+            if kwargs.get("steps_per_epoch") is not None and isinstance(x, tf.data.Dataset):
+                of_an_epoch = x.take(kwargs["steps_per_epoch"])  # It may be repeated for ever.
+            self.adapt(finite_pictures(batches_of(of_an_epoch, y)))
         return super().fit(x, y, *args, **kwargs)
 
     def _knows_statistics(self):
@@ -405,7 +416,8 @@ class DiffusionModel(KerasInterface):
             sampler: "ancestral", "ancestral2", "ddim", "multistep2", "multistep3", "heat", "cold" or "cold_naive", as
                 far as process and prediction allow; None takes the model's own.
             eta: in [0, 1]: the noise of "ddim"; 0 is deterministic.
-            labels: integers `[B]` in [0, num_classes), for a model with labels; one with label dropout may go without.
+            labels: integers `[B]` in [0, num_classes), or class_names, for a model with labels; or one for all. A model
+                with label dropout may go without.
             guidance_scale: of classifier-free guidance, 0 or more, a number or `[B]`: 1 is the conditional model, above
                 that images are more typical of their label. For a model with label dropout.
             grid: the times, "uniform", "quadratic" or "logsnr"; None takes the model's own, or the sampler's.
@@ -623,6 +635,7 @@ class DiffusionModel(KerasInterface):
 
     def conditions(self, labels: ArrayLike | None, guidance_scale: ArrayLike, count: int) -> sampling.Conditions:
         """Labels and guidance scales for `count` images, checked."""
+        labels = numbers_of(labels, self.class_names, count)
         labels = checked_labels(labels, self.num_classes, self.label_dropout, count)
         if self.distilled_guidance is not None and np.any(np.asarray(guidance_scale) != 1.0):
             raise UserError(

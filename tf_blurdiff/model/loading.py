@@ -1,6 +1,7 @@
 """Models from .keras files, and the models that come with the package."""
 
 import re
+import zipfile
 from pathlib import Path
 
 import keras
@@ -75,6 +76,8 @@ def load_model(path_or_name: str | Path, precision: str | None = None) -> Diffus
         UserError: if there is no such file, if it holds no DiffusionModel, and for a precision that is not allowed.
     """
     path = find_model(path_or_name)
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is not a .keras file that can be read: it is damaged or cut short, or of another kind")
     try:
         model = keras.saving.load_model(path)
     except Exception as error:  # A damaged file makes zipfile, h5py, json or Keras fail, each in its own way.

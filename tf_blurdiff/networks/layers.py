@@ -174,8 +174,8 @@ class GroupNorm(keras.layers.Layer):
             scale, shift = scale * (1.0 + extra_scale), shift * (1.0 + extra_scale) + extra_shift
         return group_norm(x, scale, shift, self.groups, self.epsilon, silu=self.activation == "silu")
 
-    def compute_output_shape(self, x_shape: Any) -> tuple:
-        return x_shape
+    def compute_output_shape(self, input_shape: Any) -> tuple:
+        return input_shape
 
     def get_config(self) -> dict[str, Any]:
         return {

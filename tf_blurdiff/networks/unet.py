@@ -1,7 +1,7 @@
 """The U-Net: a network of images, times and labels that knows nothing of diffusion."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Unpack
 
 import keras
@@ -9,7 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from tf_blurdiff.diffusion.stateless_random import fold
-from tf_blurdiff.errors import UserError, check_count
+from tf_blurdiff.errors import UserError, check_count, is_number
 from tf_blurdiff.networks.layers import GroupNorm, LayerArguments, ResBlock, TimeEmbedding, UpsampleConv, register
 
 
@@ -22,8 +22,8 @@ class UNet(keras.Model):
         channels: width of the first level.
         multipliers: each level's width as a multiple of `channels`; from one level to the next the picture is halved.
         num_res_blocks: residual blocks of a level on the way down; on the way up there is one more.
-        attention_resolutions: the heights at which self-attention follows every residual block. In the middle of the
-            lowest level there is self-attention in any case.
+        attention_resolutions: the heights at which self-attention follows every residual block; those that no level has
+            say nothing. In the middle of the lowest level there is self-attention in any case.
         dropout: rate inside the residual blocks.
         num_classes: number of labels, or None for a network without labels. The label `num_classes` itself means that
             none is given: label dropout and classifier-free guidance use it.
@@ -42,7 +42,7 @@ class UNet(keras.Model):
         float32 `[B, H, W, C]`; 0 everywhere before training, since the last convolution starts at zero.
 
     Raises:
-        UserError: if the image cannot be halved that often.
+        UserError: if the image cannot be halved that often, and for arguments that are not allowed.
 
     Example:
         >>> import tf_blurdiff as bd
@@ -70,11 +70,15 @@ class UNet(keras.Model):
     ) -> None:
         # Times must not be cast to bfloat16 on the way in; every layer casts what it is given.
         super().__init__(**{"autocast": False, "dtype": _default_dtype(), **kwargs})
-        self.image_shape = tuple(image_shape)
+        self.image_shape = _checked_counts("image_shape", image_shape)
+        check_count("channels", channels, 2)
         self.channels = channels
-        self.multipliers = tuple(multipliers)
+        self.multipliers = _checked_counts("multipliers", multipliers)
+        check_count("num_res_blocks", num_res_blocks)
         self.num_res_blocks = num_res_blocks
-        self.attention_resolutions = tuple(attention_resolutions)
+        self.attention_resolutions = _checked_counts("attention_resolutions", attention_resolutions)
+        if not is_number(dropout) or not 0.0 <= dropout < 1.0:
+            raise UserError(f"dropout must be in [0, 1). Received: {dropout!r}")
         self.dropout = dropout
         if num_classes is not None:
             check_count("num_classes", num_classes)
@@ -183,6 +187,8 @@ class UNet(keras.Model):
         self.conv_out = conv(self.image_shape[-1], kernel_initializer="zeros", dtype="float32")
 
     def _check_image_can_be_halved(self):
+        if not self.multipliers:
+            raise UserError("multipliers must be one or more. Received: none")
         factor = 2 ** (len(self.multipliers) - 1)
         if len(self.image_shape) != 3 or any(size % factor for size in self.image_shape[:2]):
             raise UserError(
@@ -208,6 +214,15 @@ def _default_dtype():
     """Keras's global policy if it keeps weights in float32, such as a mixed one; never its floatx alone."""
     policy = keras.config.dtype_policy()
     return policy if policy.variable_dtype == "float32" else "float32"
+
+
+def _checked_counts(name, values):
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise UserError(f"{name} must be a list of integers. Received: {values!r}")
+    values = tuple(values)
+    for value in values:
+        check_count(f"each of {name}", value)
+    return values
 
 
 def _takes_embedding(layer):

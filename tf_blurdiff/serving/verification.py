@@ -1,6 +1,7 @@
 """Checks an export as a server would see it: in TensorFlow's C++ runtime, without Python TensorFlow, XLA off."""
 
 import os
+import pathlib
 import zipfile
 
 import numpy as np
@@ -18,7 +19,7 @@ def verify(export_dir: str | os.PathLike) -> int:
     """Runs an export's warm-up requests and its known inputs, and compares the images.
 
     Args:
-        export_dir: `<base_dir>/<version>`.
+        export_dir: `<base_dir>/<version>`, or `<base_dir>` for its newest version.
 
     Returns:
         The largest difference to the known images over all signatures, in grey levels.
@@ -27,7 +28,7 @@ def verify(export_dir: str | os.PathLike) -> int:
         UserError: if the folder holds no export of this package, if it does not run, or if an image differs by more
             than one grey level.
     """
-    export_dir = expanded(export_dir)
+    export_dir = _newest_version(expanded(export_dir))
     folder = export_dir / export_assets.FOLDER / export_assets.KNOWN
     if not folder.is_dir():
         raise UserError(f"{export_dir} is no export of tf_blurdiff: it has no {export_assets.FOLDER}/{folder.name}")
@@ -45,6 +46,13 @@ def verify(export_dir: str | os.PathLike) -> int:
     if worst > 1:
         raise UserError(f"{export_dir} gives other images than when it was written: {worst} grey levels apart")
     return worst
+
+
+def _newest_version(folder: pathlib.Path) -> pathlib.Path:
+    """A folder of versions' newest; any other folder as it is."""
+    versions = [path for path in folder.glob("*/") if path.name.isdecimal()]
+    is_version = (folder / export_assets.FOLDER).is_dir()
+    return folder if is_version else max(versions, key=lambda path: int(path.name), default=folder)
 
 
 def _signature_defs(export_dir):

@@ -83,7 +83,7 @@ def distill(
     grid = _grid(teacher, grid)
     config = _of_a_stage(config, stage_steps, peak_learning_rate, teacher.network.dtype_policy.name)
     images = configs.build_images(config)
-    check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
+    check_batch_size(config.train.batch_size, images, devices.num_replicas)
     with locked(run_dir) if devices.is_chief else contextlib.nullcontext():
         for number, (before, num_steps) in enumerate(itertools.pairwise(numbers), start=1):
             stage = run_dir / f"steps_{num_steps}"

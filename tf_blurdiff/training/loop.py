@@ -81,7 +81,7 @@ def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: b
     if verbose and devices.is_chief and given != config:
         print(f"chosen: {configs.changes_in_words(given, config)}", flush=True)
     images = configs.build_images(config)
-    check_batch_size(config.train.batch_size, images.num_images, devices.num_replicas)
+    check_batch_size(config.train.batch_size, images, devices.num_replicas)
     keras.utils.set_random_seed(config.train.seed)  # Of the weights before the first step.
     with errors_in_words(devices, "network"), devices.strategy.scope():
         model = configs.build_model(config, None if config.network.num_classes is None else images.class_names)
@@ -91,10 +91,12 @@ def train_on(devices: Devices, config: Config, run_dir: pathlib.Path, verbose: b
         return Run(config, run_dir, model, images, devices, verbose).run()
 
 
-def check_batch_size(batch_size: int, num_images: int, num_replicas: int) -> None:
+def check_batch_size(batch_size: int, images: Images, num_replicas: int) -> None:
     """Raises a UserError for a batch that the images do not fill, or that the replicas cannot share."""
-    if batch_size > num_images:
-        raise UserError(f"train.batch_size: got {batch_size}, expected at most {num_images}, the number of images")
+    if batch_size > images.num_images:
+        kept = "" if images.held_out is None else f"; data.held_out keeps {images.held_out.num_images} aside"
+        number = f"{images.num_images}, the number of images{kept}"
+        raise UserError(f"train.batch_size: got {batch_size}, expected at most {number}")
     if batch_size % num_replicas:
         raise UserError(
             f"train.batch_size: got {batch_size}, expected a multiple of {num_replicas}, the number of replicas"

@@ -29,6 +29,8 @@ _MAY_CHANGE = re.compile(
 @contextlib.contextmanager
 def locked(run_dir: pathlib.Path) -> Iterator[None]:
     """Makes the folder and holds it: a second process is refused. The system lets go when this process ends."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"run directory {run_dir} is a file; expected a folder, or a name for a new one")
     with writing(run_dir, "the lock"):
         run_dir.mkdir(parents=True, exist_ok=True)
         file = open(run_dir / ".lock", "a+")  # noqa: SIM115 (closed below; to open it is what may fail)
