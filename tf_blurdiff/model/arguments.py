@@ -12,7 +12,8 @@ from tf_blurdiff.errors import UserError, check_count, is_number, one_of
 
 # Resizing and rounding may go a little further than 1, and a small blur at an edge further than these.
 NEARLY_ONE, NEARLY_ONE_BLURRED = 1.01, 1.1
-_LARGEST_SCALE = 1e6
+# Of guidance scales, blurs and noise: of much more there are no squares in float32.
+LARGEST = 1e6
 # Of images that come as one array, so many are looked at together.
 _ROWS_AT_ONCE = 256
 
@@ -177,9 +178,9 @@ def checked_guidance_scale(guidance_scale: Any, label_dropout: float, count: int
     """Guidance scales as float32 `[count]`, or a UserError."""
     scale = as_array("guidance_scale", guidance_scale)
     is_numbers = scale.dtype.kind in "iuf" and scale.shape in ((), (count,))
-    if not is_numbers or not ((scale >= 0) & (scale <= _LARGEST_SCALE)).all():
+    if not is_numbers or not ((scale >= 0) & (scale <= LARGEST)).all():
         raise UserError(
-            f"guidance_scale must be 0 or more, at most {_LARGEST_SCALE:,.0f}, one number or one a seed. "
+            f"guidance_scale must be 0 or more, at most {LARGEST:,.0f}, one number or one a seed. "
             f"Received: {guidance_scale!r}"
         )
     if (scale != 1).any() and not label_dropout:
@@ -205,14 +206,13 @@ def checked_images(
     there = images.shape[:1] if count is None else (count,)
     fits = images.ndim == 4 and len(images) and images.shape == (*there, *image_shape)
     if not fits or images.dtype.kind != "f" or not (np.abs(images) <= limit).all():
-        shape = str((count or "B", *image_shape)).replace("'", "")
-        raise UserError(f"images must be floats in [-1, 1] of shape {shape}. Received: {_described(images)}")
+        raise UserError(f"{wanted_images(image_shape, count or 'B')}. Received: {_described(images)}")
     return images.astype(np.float32)
 
 
-def wanted_images(image_shape: tuple[int, ...]) -> str:
-    """What training images must be, in words."""
-    return f"images must be floats in [-1, 1] of shape (B, {str(tuple(image_shape))[1:]}"
+def wanted_images(image_shape: tuple[int, ...], count: int | str = "B") -> str:
+    """What images must be, in words."""
+    return f"images must be floats in [-1, 1] of shape ({count}, {str(tuple(image_shape))[1:]}"
 
 
 def wanted_labels(num_classes: int | None) -> str:

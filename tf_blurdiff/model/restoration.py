@@ -14,6 +14,7 @@ from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.diffusion.stateless_random import SeededNoise
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.model.arguments import (
+    LARGEST,
     NEARLY_ONE_BLURRED,
     as_array,
     check_not_traced,
@@ -23,7 +24,6 @@ from tf_blurdiff.model.arguments import (
 from tf_blurdiff.model.denoiser import InverseProblem
 from tf_blurdiff.model.sampling import RestorationArguments, draw_images, start_of
 
-_LARGEST = 1e6
 # Steps that draw anew do not carry on what an early estimate got wrong.
 _SETTINGS: dict[str, Any] = {"sampler": "ancestral", "num_steps": 50}
 
@@ -98,9 +98,9 @@ def _restored(model: Any, measured: InverseProblem, seeds: Any, sampling: Restor
 def _checked_column(name, values, count, least):
     array = as_array(name, values)
     is_numbers = array.dtype.kind in "iuf" and array.shape in ((), (count,))
-    if not is_numbers or not ((array >= least) & (array <= _LARGEST)).all():
+    if not is_numbers or not ((array >= least) & (array <= LARGEST)).all():
         raise UserError(
-            f"{name} must be {least:g} or more, at most {_LARGEST:,.0f}, one number or one an image. "
+            f"{name} must be {least:g} or more, at most {LARGEST:,.0f}, one number or one an image. "
             f"Received: {values!r}"
         )
     return np.broadcast_to(array, (count,)).astype(np.float32)
