@@ -234,7 +234,7 @@ def test_help_answers_in_a_process_of_its_own(tmp_path):
 
 
 def test_flags_that_are_not_a_command_s_own_are_refused(tmp_path):
-    for name, flag in (("train", "--sampler"), ("export", "--labels"), ("evaluate", "--precision")):
+    for name, flag in (("train", "--sampler"), ("export", "--labels"), ("evaluate", "--labels")):
         result = commands.call(name, flag, "1", cwd=tmp_path)
         assert result.returncode == 2 and f"Unknown command line flag '{flag[2:]}'" in result.stderr
 

@@ -56,6 +56,7 @@ _GRID, _ETA, _DELTA = FLAGS.shared("grid"), FLAGS.shared("eta"), FLAGS.shared("d
 _GUIDANCE_SCALE = FLAGS.shared("guidance_scale")
 _SEED = FLAGS.shared("seed")
 _BATCH_SIZE = FLAGS.shared("batch_size")
+_PRECISION = FLAGS.shared("precision")
 _BITS_IMAGES = FLAGS.integer("bits_images", BOUND.num_images, "Real images for bits per dimension.")
 _BITS_STEPS = FLAGS.integer("bits_steps", BOUND.num_steps, "Steps of the bound.")
 _BITS_TIMES = FLAGS.integer("bits_times", BOUND.num_times, "At how many of them the network is called, a divisor.")
@@ -84,7 +85,14 @@ def main() -> None:
     names = _FEATURES.value or default_features(config.image_shape)
     networks = [open_features(name, config.image_shape) for name in names]
     samples = SampleSettings(
-        _NUM_IMAGES.value, _SEED.value, _GRID.value, _ETA.value, _DELTA.value, _GUIDANCE_SCALE.value, _BATCH_SIZE.value
+        num_images=_NUM_IMAGES.value,
+        seed=_SEED.value,
+        grid=_GRID.value,
+        eta=_ETA.value,
+        delta=_DELTA.value,
+        guidance_scale=_GUIDANCE_SCALE.value,
+        batch_size=_BATCH_SIZE.value,
+        precision=_PRECISION.value,
     )
     ways = _SAMPLER.value or (None,), _NUM_STEPS.value or (None,), _METRICS.value
     with devices.strategy.scope():

@@ -26,6 +26,7 @@ from tf_blurdiff.evaluation.provenance import describe_candidate
 from tf_blurdiff.evaluation.reference import Reference, gather_features, real_features
 from tf_blurdiff.evaluation.report import notes, score_table, write_report
 from tf_blurdiff.evaluation.scores import NEIGHBOURS_OF, BoundSettings, score
+from tf_blurdiff.model import load_model
 
 ONE = Devices(tf.distribute.get_strategy(), in_step=False)
 SHAPE = (8, 8, 1)
@@ -290,6 +291,20 @@ def test_bits_that_are_not_finite_are_said_to_be_so(evaluated, real, monkeypatch
     monkeypatch.setattr(type(model), "bits_per_dimension", lambda *_, **more: infinite)
     scored, _ = score(candidates, real[1], [], SAMPLES, folder, folder / "cache", ["bits"], BOUND)
     assert scored[0].figures["bits"] == {"none": "it is not finite"}
+
+
+def test_models_can_be_scored_in_another_precision(real, pixels, model_file, tmp_path):
+    samples = SAMPLES._replace(precision="mixed_bfloat16")
+    candidates = open_candidates([model_file], real[1], samples)
+    draw_samples(candidates, real[1], samples, tmp_path, ONE)
+    scored, _ = score(candidates, real[1], [pixels], samples, tmp_path, tmp_path / "cache", metrics=["frechet"])
+    assert scored[0].figures["precision"] == "mixed_bfloat16"
+    model = load_model(model_file, "mixed_bfloat16")
+    expected = (model.sample(range(5, 45)) + 1) * 127.5
+    np.testing.assert_allclose(drawn(tmp_path, candidates[0].name), expected, atol=1)
+    # Images in two precisions are not mixed.
+    with pytest.raises(UserError, match="other"):
+        draw_samples(open_candidates([model_file], real[1], SAMPLES), real[1], SAMPLES, tmp_path, ONE)
 
 
 def test_labels_of_other_names_are_refused(real, tmp_path):

@@ -82,12 +82,15 @@ def test_a_model_in_another_precision_and_back(make_model):
     label = [] if model.num_classes is None else [np.arange(4) % 3]
     exact = model.in_precision("float32")
     again = exact.in_precision("mixed_bfloat16")
-    for copy in (exact, again):
+    # Of a functional model the copy's own policy is not that of its layers.
+    back = again.in_precision("float32")
+    for copy in (exact, again, back):
         for value, expected in zip(copy.get_weights(), model.get_weights(), strict=True):
             np.testing.assert_array_equal(value, expected)
-    outputs = [each.ema_call([z, t, *label]) for each in (model, exact, again)]
+    outputs = [each.ema_call([z, t, *label]) for each in (model, exact, again, back)]
     outputs = [keras.ops.convert_to_numpy(keras.ops.cast(output, "float32")) for output in outputs]
     np.testing.assert_array_equal(outputs[2], outputs[0])
+    np.testing.assert_array_equal(outputs[3], outputs[1])
     error = np.abs(outputs[1] - outputs[0]).max() / np.abs(outputs[0]).max()
     assert 1e-4 < error < 0.05
 

@@ -19,7 +19,7 @@ _COMMON_STEMS = ("model", "best")
 
 
 class SampleSettings(NamedTuple):
-    """What is drawn for every model; see `generation.generate`."""
+    """What is drawn for every model; see `generation.generate` and `load_model`."""
 
     num_images: int
     seed: int = 0
@@ -28,6 +28,7 @@ class SampleSettings(NamedTuple):
     delta: float | None = None
     guidance_scale: float = 1.0
     batch_size: int | None = None
+    precision: str | None = None  # of the networks' arithmetic; None for that of each one's training
 
     @property
     def seeds(self) -> range:
@@ -78,7 +79,7 @@ def open_candidates(
         raise UserError(f"metrics must be some of {', '.join(METRICS)}. Received: {','.join(unknown) or 'none'}")
     candidates: dict[str, Candidate] = {}
     for path in map(find_model, paths):
-        model, sha256 = load_model(path), _sha256(path)
+        model, sha256 = load_model(path, samples.precision), _sha256(path)
         _check_model(model, path, reference.images)
         model.check_prior()
         labels = candidate_labels(model, reference, samples.num_images)

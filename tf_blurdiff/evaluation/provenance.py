@@ -65,6 +65,7 @@ def describe_candidate(
         "process": f"{type(model.process.noise).__name__}, {type(model.process.dissipation).__name__}",
         "prediction": model.prediction,
         "loss_exponent": model.loss_exponent,
+        "precision": samples.precision or "of its training",
         "labels": None if model.num_classes is None else labels,
         "num_images": samples.num_images,
         "first_seed": samples.seed,

@@ -1,5 +1,6 @@
 """The precision of the network's arithmetic: which there are, and which this machine has."""
 
+import collections
 import platform
 import re
 from pathlib import Path
@@ -60,7 +61,8 @@ def _processor_flags():
 def in_precision(network: keras.Model, precision: str) -> keras.Model:
     """A copy of a Keras network that computes in another precision; its weights are float32 in any.
 
-    Every layer whose policy is the network's own gets the new one; a layer that was given another keeps it.
+    Every layer whose policy is the network's own, or where its config does not say which that is, the one of most
+    layers, gets the new one; a layer that was given another keeps it.
 
     Args:
         network: a built Keras model.
@@ -76,11 +78,15 @@ def in_precision(network: keras.Model, precision: str) -> keras.Model:
     """
     one_of("precision", precision, PRECISIONS)
     serialized = keras.saving.serialize_keras_object(network)
-    policies = [each["config"] for each in _policies(serialized) if each["config"]["name"] == network.dtype_policy.name]
-    if not policies:
+    policies = [each["config"] for each in _policies(serialized)]
+    names = collections.Counter(policy["name"] for policy in policies)
+    if not names:
         raise UserError(f"{network.name}'s config does not say in which precision it computes; it cannot be changed")
+    # A functional model's config says it of the layers alone, and what is loaded from it is float32 itself.
+    own = network.dtype_policy.name if network.dtype_policy.name in names else names.most_common(1)[0][0]
     for policy in policies:
-        policy["name"] = precision
+        if policy["name"] == own:
+            policy["name"] = precision
     copy = keras.saving.deserialize_keras_object(serialized)
     copy.set_weights(network.get_weights())
     return copy
