@@ -231,6 +231,8 @@ def check_label_presence(labels: Any, num_classes: int | None, are_needed: bool 
 def checked_batch(batch: Any, image_shape: tuple[int, ...], num_classes: int | None) -> Any:
     """A batch for `adapt` as it is, or a UserError: images `[B, H, W, C]` in [-1, 1], alone or before their labels."""
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    if isinstance(images, dict):
+        raise UserError(f"a batch must be images or a pair (images, labels). Received: a dict of {', '.join(images)}")
     images = np.asarray(images)
     if images.shape[1:] != tuple(image_shape) or images.dtype.kind != "f" or not (np.abs(images) <= NEARLY_ONE).all():
         raise UserError(f"{wanted_images(image_shape)}. Received: {_described(images)}")
@@ -264,7 +266,7 @@ def batches_of(data: Any, labels: Any = None) -> Iterator[Any]:
     if isinstance(data, keras.utils.PyDataset):
         yield from (data[number] for number in range(data.num_batches))
         return
-    if not isinstance(data, Iterable):
+    if isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
         raise UserError(f"adapt takes images, or batches of them. Received: a {type(data).__name__}")
     yield from data
 
