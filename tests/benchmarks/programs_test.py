@@ -125,9 +125,9 @@ def test_restoration_has_a_column_for_each_feature_network(slowly_done, folder):
     columns = ["PSNR, dB", "SSIM", "distance, pixels", "distance, dct_energies"]
     assert list(rows[0]) == ["task", "what", *columns]
     assert [row["what"] for row in rows if row["task"] == "twice the size"] == [
-        "pixels repeated", "bicubic", "restored", "mean of 2 seeds",
+        "pixels repeated", "bicubic", "linear estimate", "restored", "mean of 2 seeds",
     ]  # fmt: skip
-    assert len(rows) == 10 and np.isfinite(figures(rows, *columns)).all()
+    assert len(rows) == 13 and np.isfinite(figures(rows, *columns)).all()
     assert 0.0 < float(rows[0]["distance, pixels"]) < 1.0
     assert "<svg" in (folder / "sheet.svg").read_text()
 

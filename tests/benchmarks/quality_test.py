@@ -2,13 +2,16 @@
 
 import digits_scores
 import learning_curves
+import linear_estimates
 import miniature_tables
 import numpy as np
 import perceptual
 import pytest
 
+import tf_blurdiff as bd
 from tf_blurdiff.data.pixels import to_unit_range
 from tf_blurdiff.data.sources import open_images
+from tf_blurdiff.diffusion.inverse_problems import Blurred
 from tf_blurdiff.errors import UserError
 from tf_blurdiff.evaluation.features import open_features
 
@@ -40,6 +43,37 @@ def test_the_perceptual_distance_of_pixels_by_hand():
 def test_the_perceptual_distance_needs_strangers(count):
     with pytest.raises(UserError, match=f"pixels: two originals .* Received: {count} image"):
         perceptual.PerceptualDistance(open_features("pixels", (8, 8, 1)), np.zeros((count, 8, 8, 1)))
+
+
+def test_filling_in_is_the_regression_on_the_pixels_around(rng):
+    """No linear guess, fitted to many such images, is much better, and it is as good on others."""
+    mean, std = rng.normal(0, 0.1, (4, 4, 2)).astype("float32"), rng.uniform(0.01, 0.2, (4, 4, 2)).astype("float32")
+    images = np.asarray(bd.idct2(rng.normal(mean, std, (40_000, 4, 4, 2)).astype("float32")))
+    mask = np.zeros((4, 4), bool)
+    mask[1:3, 1:3] = True
+    filled = linear_estimates.linear_filling(mean, std, images, mask)
+    np.testing.assert_array_equal(filled[:, ~mask], images[:, ~mask])
+    for channel in range(2):
+        known, wanted = images[:, ~mask, channel], images[:, mask, channel]
+        known = np.pad(known, ((0, 0), (0, 1)), constant_values=1.0)
+        fitted = np.linalg.lstsq(known[:20_000], wanted[:20_000], rcond=None)[0]
+        best = np.mean((known[20_000:] @ fitted - wanted[20_000:]) ** 2)
+        error = np.mean((filled[20_000:, mask, channel] - wanted[20_000:]) ** 2)
+        assert 0.97 * best < error < 1.01 * best < 0.7 * np.mean(wanted.var(axis=0))
+
+
+def test_the_linear_estimate_of_a_blurred_image_is_wieners(rng):
+    mean, std = np.full((8, 8, 1), 0.05, "float32"), rng.uniform(0.01, 0.2, (8, 8, 1)).astype("float32")
+    images = np.asarray(bd.idct2(rng.normal(mean, std, (2000, 8, 8, 1)).astype("float32")))
+    noise_std = 0.05
+    blurred = np.asarray(bd.layers.HeatBlur()([images, np.ones(2000, "float32")])) + rng.normal(0, 0.05, images.shape)
+    measured = Blurred.of(blurred.astype("float32"), [1.0], [noise_std])
+    estimate = bd.dct2(linear_estimates.linear_estimate(mean, std, measured))
+    gain = np.asarray(measured.gain)[0]
+    expected = std**2 * noise_std**2 / (gain**2 * std**2 + noise_std**2)
+    error = np.mean((np.asarray(estimate) - np.asarray(bd.dct2(images))) ** 2, axis=0)
+    np.testing.assert_allclose(error, expected, rtol=0.2)
+    np.testing.assert_allclose(error.mean(), expected.mean(), rtol=0.02)
 
 
 def test_the_distances_of_digits_are_over_those_of_their_halves():
