@@ -56,6 +56,8 @@ NOT_RUN = {
     "python benchmarks/quality/digits_predictions.py": "has a test of its own, and needs hours",
     "python benchmarks/quality/digits_students.py": "has a test of its own",
     "python benchmarks/quality/panels.py": "has a test of its own",
+    "python benchmarks/quality/as_asked.py": "has a test of its own",
+    "python -m tf_blurdiff.sample --model fashion_mnist --num_images 1000": "as the one that is run, and longer",
     "python benchmarks/data/image_folder.py": "needs Debian packages with photographs",
     "python benchmarks/quality/restoration.py": "needs a model that was trained on a part of the digits",
     "python benchmarks/speed/full_size.py": "needs many minutes and 10 GB",

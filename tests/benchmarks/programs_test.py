@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.benchmarks import BENCHMARKS
 from tests.support import commands, models
+from tf_blurdiff.evaluation.classifier import ImageClassifier
 
 # Each is trained by the config of that name; here none is trained.
 RUNS = {
@@ -69,6 +70,7 @@ MISTAKES = {
     "quality/digits_students --teacher=digits --students=nowhere": "--students: a folder of distill is expected",
     "quality/digits_students --teacher=fashion_mnist": "--teacher: images (8, 8, 1) are expected",
     "quality/digits_students --teacher=digits --out=a.txt": "--out must end in .png",
+    "quality/as_asked --samples=file/a.npz --classifier=a.keras": "a.keras",
     "quality/panels --panel=few=digits,ddim": "TITLE=MODEL or TITLE=MODEL,SAMPLER,CALLS. Received: few=digits,ddim",
     "quality/panels --panel=colour=emoji": "one size and one channel are expected. Received: colour: (32, 32, 3)",
     "quality/panels --panel=a=digits_4 --panel=b=fashion_mnist_4": "Received: a: (8, 8, 1), b: (28, 28, 1)",
@@ -171,7 +173,15 @@ def slowly_done(folder):
     (folder / "photographs").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "photographs" / "noise.jpg")
+    for label, name in enumerate(("asked", "other")):
+        classifier = ImageClassifier((8, 8, 1), num_classes=3 - label, held_out_accuracy=0.5)
+        classifier.logits.bias.assign(100.0 * np.eye(3 - label)[1])  # It sees label 1 everywhere.
+        classifier.save(folder / f"{name}.keras")
+    asked = {"image": np.zeros((8, 8, 8, 1), np.uint8), "label": np.array([0, 1, 2, 0, 1, 2, 0, 1])}
+    np.savez(folder / "asked.npz", **asked)
     small = {
+        "asked": ["quality/as_asked", "--samples=asked.npz", "--classifier=asked.keras"],
+        "asked of another": ["quality/as_asked", "--samples=asked.npz", "--classifier=other.keras"],
         "families": ["quality/digits", "--part=families", "--num_images=36", "--bits_images=2", "--out=families.png"],
         "restoration": [
             "quality/restoration", f"--model={model_file('digits')}", "--num_images=6", "--num_seeds=2",
@@ -229,6 +239,16 @@ def test_a_student_has_a_row_after_its_teacher_in_as_many_calls(slowly_done, fol
     assert (figures(rows, "pixels", "hidden layer") > 1.0).all()
     assert all(" ± " in row["pixels"] and " ± " in row["hidden layer"] for row in rows)
     assert (folder / "students.png").is_file()
+
+
+@pytest.mark.slow
+def test_labels_that_a_classifier_sees_are_counted(slowly_done):
+    (rows,) = tables(slowly_done["asked"])
+    assert [list(row.values()) for row in rows] == [
+        ["0", "3", "0.000"], ["1", "3", "1.000"], ["2", "2", "0.000"], ["all", "8", "0.375"],
+    ]  # fmt: skip
+    other = slowly_done["asked of another"]
+    assert other.returncode == 2 and "(8, 8, 1) and 2 labels. Received: asked.npz of images (8, 8, 1)" in other.stderr
 
 
 @pytest.mark.slow
