@@ -75,6 +75,7 @@ def test_requests_cover_the_seeds_once_and_in_order():
         ("seed=1.5", "seed must be"),
         (f"seed={2**53 - 15}", "seed must be"),  # the last of 16 would be 2^53
         ("count=0", "count must be a whole number from 1 to 1000"),
+        ("constructor=1", "constructor must be one of"),
         ("count=1001", "count must be"),
         ("batch=0", "batch must be"),
         ("label=-1", "label must be"),

@@ -68,6 +68,7 @@ MISTAKES = {
     "no picture": (["sample", "--model", MODEL, "--image", "nowhere.png"], "cannot read the image 'nowhere.png'"),
     "no steps": (["sample", "--model", MODEL, "--num_steps", "0"], "num_steps must be an integer of 1 or more"),
     "no images": (["sample", "--model", MODEL, "--num_images", "0"], "--num_images must be 1 or more. Received: 0"),
+    "one image of a way": (["sample", "--model", MODEL, "--num_images", "1", "--trajectory"], "--num_images must be"),
     "text for a number": (["sample", "--model", MODEL, "--num_images", "ten"], "--num_images=ten"),
     "eta": (["sample", "--model", MODEL, "--eta", "2"], "eta must be in [0, 1]. Received: 2.0"),
     "labels": (["sample", "--model", MODEL, "--labels", "1"], "has no labels"),

@@ -28,7 +28,7 @@ from tf_blurdiff.devices import Devices
 from tf_blurdiff.diffusion.samplers import SamplingSettings
 from tf_blurdiff.diffusion.stateless_random import global_rows
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import write_atomically, writing
+from tf_blurdiff.files import expanded, write_atomically, writing
 from tf_blurdiff.model import Conditions, DiffusionModel, checked_seeds, images_at_once
 
 # Says beside the images how they were made.
@@ -93,7 +93,7 @@ def generate(
     """
     if model.distribute_strategy is not devices.strategy:
         raise UserError("the model must be made or loaded inside devices.strategy.scope(). Received: one of elsewhere")
-    numbers, out = checked_seeds(seeds).tolist(), pathlib.Path(out)
+    numbers, out = checked_seeds(seeds).tolist(), expanded(out)
     if len(set(numbers)) < len(numbers):
         raise UserError(f"seeds must be different from each other. Received: {len(numbers)}, some of them equal")
     settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)

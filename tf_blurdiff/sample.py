@@ -22,7 +22,7 @@ import numpy as np
 from tf_blurdiff import command_line
 from tf_blurdiff.data import WRITTEN, read_image, save_grid, save_image, to_unit_range
 from tf_blurdiff.devices import open_devices
-from tf_blurdiff.errors import UserError
+from tf_blurdiff.errors import UserError, check_count
 from tf_blurdiff.files import writable_file, writable_folder, writing
 from tf_blurdiff.generation import SETTINGS_FILE, generate
 from tf_blurdiff.model import load_model
@@ -93,6 +93,8 @@ def _draw(method, out, out_dir):
     stem = {_between_seeds: "between", _trajectory: "step"}.get(method, "seed")
     if out_dir and (there := sorted(out_dir.glob(f"{stem}_*.png"))):
         raise UserError(f"--out_dir must be another folder: {there[0]} is there, and may be of another call")
+    if method is _trajectory:
+        check_count("--num_images", _NUM_IMAGES.value, 2)  # The first is noise.
     model = load_model(_MODEL.value, _PRECISION.value)
     names, images = method(model, 1 if _TRAJECTORY.value else _NUM_IMAGES.value)
     if out:

@@ -165,6 +165,10 @@ def read_batching(path: Path | str) -> Batching:
     if execution > largest:
         message = f"must be max_batch_size ({largest}) or less. Received: {execution}"
         raise ConfigurationError(f"{path}: max_execution_batch_size: {message}")
+    enqueued = number("max_enqueued_batches", Batching.max_enqueued_batches)
+    if execution * enqueued < largest:
+        limit = f"must be {-(-largest // execution)} or more, for a request of max_batch_size ({largest})"
+        raise ConfigurationError(f"{path}: max_enqueued_batches: {limit}. Received: {enqueued}")
     sizes = tuple(message.allowed_batch_sizes)
     if sizes and (list(sizes) != sorted(set(sizes)) or sizes[0] < 1 or sizes[-1] != execution):
         raise ConfigurationError(
@@ -175,7 +179,7 @@ def read_batching(path: Path | str) -> Batching:
         largest,
         execution,
         number("batch_timeout_micros", 0, least=0) / 1e6,
-        number("max_enqueued_batches", Batching.max_enqueued_batches),
+        enqueued,
         number("num_batch_threads", Batching.num_threads),
         sizes,
         message.thread_pool_name.value or Batching.thread_pool_name,

@@ -9,7 +9,7 @@ from tensorflow.core.framework import tensor_pb2
 
 from .errors import ServingError
 
-_MAX_ELEMENTS = 2**24  # a few bytes on the wire can claim a tensor of any size
+_MAX_ELEMENTS = 2**24  # of all inputs: a few bytes on the wire can claim a tensor of any size
 _VALUE_FIELDS = {
     "float32": "float_val",
     "float64": "double_val",
@@ -27,6 +27,9 @@ _VALUE_FIELDS = {
 
 def arrays_from_protos(protos: Mapping[str, tensor_pb2.TensorProto]) -> dict[str, np.ndarray]:
     """Names -> TensorProto to names -> arrays; strings are arrays of bytes objects."""
+    elements = sum(math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) for proto in protos.values())
+    if elements > _MAX_ELEMENTS:
+        raise ServingError("INVALID_ARGUMENT", f"tensor parsing error: cannot use tensors of {elements} elements")
     return {name: _array(name, proto) for name, proto in protos.items()}
 
 
@@ -42,7 +45,7 @@ def tensor_proto(array: np.ndarray) -> tensor_pb2.TensorProto:
 
 def _array(name: str, proto: tensor_pb2.TensorProto) -> np.ndarray:
     dims = [dim.size for dim in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0 or math.prod(dims) > _MAX_ELEMENTS:
+    if proto.tensor_shape.unknown_rank or min(dims, default=0) < 0:
         raise ServingError("INVALID_ARGUMENT", f"tensor parsing error: {name}: cannot use a tensor of shape {dims}")
     try:
         return tf.make_ndarray(proto)

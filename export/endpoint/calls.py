@@ -177,7 +177,7 @@ class GrpcClient:
             return method(request, timeout=deadline)
         except self._grpc.RpcError as error:
             if error.code() is codes.UNAVAILABLE:
-                raise TryAgain(f"no server at {self._address}: {error.details()}") from error
+                raise TryAgain(f"{self._address} does not answer: {error.details()}") from error
             if error.code() is codes.RESOURCE_EXHAUSTED:
                 raise TryAgain(f"the server answers {error.code().name}: {error.details()}") from error
             if error.code() is codes.DEADLINE_EXCEEDED:

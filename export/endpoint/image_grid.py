@@ -34,7 +34,7 @@ def decode(received: bytes | np.ndarray) -> Image.Image:
         image = Image.open(io.BytesIO(received), formats=["PNG"])
         image.load()
         return image
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ClientError(f"the server sent something that is no PNG image: {error}") from error
 
 

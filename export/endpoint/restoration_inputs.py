@@ -124,6 +124,9 @@ def _picture(path: str, name: str, sizes: tuple, signature: str) -> Image.Image:
     """A file as an image of 8 bits in the mode of the signature's channels, held against its size if that is known."""
     try:
         with Image.open(os.path.expanduser(path)) as opened:
+            # Of whole numbers of 32 bits or floating-point numbers nothing says which is white.
+            if opened.mode == "F" or (opened.mode == "I" and opened.format != "PNG"):
+                raise ValueError("its pixels have more than 16 bits")
             image = _over_white(_upright(opened))
             if image.mode.startswith("I"):  # 16 bits, which Pillow's own conversion clips at 255
                 image = image.convert("I").point(lambda value: value * (1 / 256)).convert("L")

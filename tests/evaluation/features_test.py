@@ -110,7 +110,7 @@ def test_pixels_of_large_images_are_refused():
 # The classifier
 
 
-def test_a_classifier_is_saved_with_its_accuracy(classifier_file, digits):
+def test_a_classifier_is_saved_with_its_accuracy(classifier_file, digits, tmp_path):
     path, classifier = classifier_file
     loaded = load_classifier(path)
     assert loaded.held_out_accuracy == classifier.held_out_accuracy > 0.8
@@ -121,6 +121,8 @@ def test_a_classifier_is_saved_with_its_accuracy(classifier_file, digits):
     kernel, bias = classifier.logits.get_weights()
     np.testing.assert_allclose(classifier(images), features @ kernel + bias, atol=1e-4)
     assert f"right for {classifier.held_out_accuracy:.4f}" in network.remark
+    ImageClassifier((8, 8, 1), num_classes=10).save(tmp_path / "untrained.keras")
+    assert "is not known" in open_features(f"classifier:{tmp_path / 'untrained.keras'}", (8, 8, 1)).remark
     assert network.digest != open_features_of_changed(classifier, path).digest
 
 

@@ -97,6 +97,13 @@ def test_client_batches_sends_labels_and_waits_for_the_server(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {f"seed_{s}_label_{k}.png" for s, k in ((5, 0), (6, 1), (5, 2))}
 
 
+def a_huge_png():
+    """A few kilobytes, in base64, that Pillow would make 200 million pixels of."""
+    file = io.BytesIO()
+    Image.new("1", (15_000, 15_000)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 @pytest.mark.parametrize(
     "answer, message",
     [
@@ -106,6 +113,7 @@ def test_client_batches_sends_labels_and_waits_for_the_server(tmp_path):
         ((200, {"outputs": []}), "no 'predictions'"),
         ((200, predictions(3)), "asked for 1 images, received 3"),
         ((200, {"predictions": [{"b64": "AAAA"}]}), "no PNG image"),
+        ((200, {"predictions": [{"b64": a_huge_png()}]}), "no PNG image"),
         ((500, {"error": "out of memory"}), "500: out of memory"),
         ((503, {"error": "loading"}), "503: loading"),
     ],

@@ -104,6 +104,11 @@ def test_large_requests_are_split_only_if_it_says_so(tmp_path):
         ("batch_timeout_micros { value: -1 }", "batch_timeout_micros: must be 0 or more"),
         ("num_batch_threads { value: 0 }", "num_batch_threads"),
         ("max_enqueued_batches { value: 0 }", "max_enqueued_batches"),
+        (
+            "max_batch_size { value: 50 } max_execution_batch_size { value: 8 } max_enqueued_batches { value: 6 } "
+            "enable_large_batch_splitting { value: true }",
+            "max_enqueued_batches: must be 7 or more, for a request of max_batch_size (50). Received: 6",
+        ),
         ("max_batch_size { value: 4 } allowed_batch_sizes: 2", "end with the largest batch (4). Received: [2]"),
         ("max_batch_size { value: 4 } allowed_batch_sizes: [3, 2, 4]", "must increase"),
         ("max_batch_size { value: 4 } allowed_batch_sizes: [0, 4]", "must increase"),

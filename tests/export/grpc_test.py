@@ -75,6 +75,17 @@ def cut_off_tensor():
     return request
 
 
+def many_tensors():
+    """A few bytes, which a row of values for each shape would make a gigabyte."""
+    request = predict_request(seed=np.array([1]))
+    for number in range(8):
+        proto = request.inputs[f"extra_{number}"]
+        proto.dtype = tf.float64.as_datatype_enum
+        proto.tensor_shape.dim.add(size=2**22)
+        proto.double_val.append(1.0)
+    return request
+
+
 def unknown_output():
     request = predict_request(seed=np.array([1]))
     request.output_filter.append("sound")
@@ -98,6 +109,7 @@ DIGITS = {"name": "digits"}
         (predict_request(seed=np.array([-500])), "INVALID_ARGUMENT", "seed too small"),
         (predict_pb2.PredictRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),
         (huge_tensor(), "INVALID_ARGUMENT", "1099511627776"),
+        (many_tensors(), "INVALID_ARGUMENT", "cannot use tensors of 33554433 elements"),
         (cut_off_tensor(), "INVALID_ARGUMENT", "tensor parsing error: seed"),
         (unknown_output(), "INVALID_ARGUMENT", "sound"),
         (get_model_metadata_pb2.GetModelMetadataRequest(), "INVALID_ARGUMENT", "Missing ModelSpec"),

@@ -35,6 +35,8 @@ def files(tmp_path, rng):
         "palette.gif": Image.fromarray(grey).convert("P"),
         "mask.png": Image.fromarray(grey > 127),
         "wide.png": Image.fromarray(grey.T.copy()),
+        "floats.tiff": Image.fromarray(grey.astype("float32")),
+        "whole.tiff": Image.fromarray(grey.astype("int32")),
     }
     for name, picture in pictures.items():
         picture.save(tmp_path / name)
@@ -115,6 +117,8 @@ def test_colours_masks_and_a_picture_a_seed(files):
         ("two_channels", {"image": ["grey.png"]}, "--signature: two_channels takes images of 2 channels"),
         ("deblur", {"image": ["text.png"], "blur_sigma": ["1"]}, "--image: cannot read .*text.png: no picture"),
         ("deblur", {"image": ["broken.png"], "blur_sigma": ["1"]}, "--image: cannot read .*broken.png: "),
+        ("deblur", {"image": ["floats.tiff"], "blur_sigma": ["1"]}, "floats.tiff: its pixels have more than 16 bits"),
+        ("deblur", {"image": ["whole.tiff"], "blur_sigma": ["1"]}, "whole.tiff: its pixels have more than 16 bits"),
         ("deblur", {"image": ["none.png"], "blur_sigma": ["1"]}, "--image: cannot read none.png: No such file"),
         ("deblur", {"image": ["/dev"], "blur_sigma": ["1"]}, "--image: cannot read /dev: Is a directory"),
     ],

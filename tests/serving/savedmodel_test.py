@@ -239,6 +239,9 @@ def test_versions_count_up_and_are_never_overwritten(trained_model, tmp_path):
     with pytest.raises(ValueError, match=r"version 8 is in .* already; taken: \[7, 8\]"):
         bd.export_savedmodel(trained_model, tmp_path, version=8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["7", "8", "notes"]
+    with pytest.raises(UserError, match=r"expected the folder above. Received: .*8, a version"):
+        bd.export_savedmodel(trained_model, tmp_path / "8", num_steps=1)
+    assert "1" not in [path.name for path in (tmp_path / "8").iterdir()]
 
 
 def test_the_number_of_a_version_that_was_taken_out_is_not_used_again(trained_model, tmp_path):

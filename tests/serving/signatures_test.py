@@ -1,6 +1,8 @@
 """The signatures that an export can have beside the default, and what they refuse."""
 
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -97,16 +99,18 @@ def test_the_cpp_runtime_gives_the_known_images_of_all(restoring_export):
         ("serving_default", {"label": np.array([-1, 0, 1])}, r"label must be in \[0, 3\]"),
         ("serving_default", {"label": np.array([1])}, "label must have as many rows as seed"),
         ("serving_default", {"label": np.array([1, 1, 1, 1])}, "label must have as many rows as seed"),
-        ("steps_2", {"guidance_scale": np.array([1, np.nan, 1], "float32")}, "guidance_scale must be 0 or more"),
+        ("steps_2", {"guidance_scale": np.array([1, np.nan, 1], "float32")}, "guidance_scale must be from 0 to"),
         (
             "serving_default",
             {"guidance_scale": np.array([1, 1, np.inf], "float32")},
-            "guidance_scale must be 0 or more",
+            "guidance_scale must be from 0 to 1,000,000",
         ),
         ("image_to_image", {"strength": np.array([0.0, 1, 1], "float32")}, r"strength must be in \(0, 1\]"),
         ("image_to_image", {"strength": np.array([1, 1.5, 1], "float32")}, r"strength must be in \(0, 1\].*1\.5"),
         ("image_to_image", {"strength": np.array([np.nan, 1, 1], "float32")}, r"strength must be in \(0, 1\]"),
-        ("deblur", {"blur_sigma": np.array([-1, 1, 1], "float32")}, "blur_sigma must be 0 or more, and finite"),
+        ("deblur", {"blur_sigma": np.array([-1, 1, 1], "float32")}, "blur_sigma must be from 0 to 1,000,000"),
+        # Its square is no number any more, and the image would be black.
+        ("deblur", {"blur_sigma": np.array([1, 1, 1e20], "float32")}, "blur_sigma must be from 0 to 1,000,000"),
         ("inpaint", {"mask": np.zeros((2, 8, 8, 1), "uint8")}, "mask must have as many rows as seed"),
     ],
 )
@@ -119,11 +123,20 @@ def test_a_wrong_value_is_named(signatures, name, change, message, form):
         call(signatures, name, values)
 
 
+def png_that_claims(width, height):
+    """The beginning of a grey PNG of that size, without its pixels."""
+    size = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + size + struct.pack(">I", zlib.crc32(size))
+
+
 @pytest.mark.parametrize(
     "file, message",
     [
         (np.zeros((9, 8, 1), "uint8"), r"image_bytes must hold pictures of .* \(8, 8, 1\).*9 8 1"),
         (b"no picture", "image_bytes must hold PNG, JPEG or GIF files"),
+        # What would take a gigabyte is not decoded; nor is what ends before it says its size.
+        (png_that_claims(30_000, 30_000), r"image_bytes must hold pictures of .* \(8, 8, 1\).*30000 30000 1"),
+        (png_that_claims(8, 8)[:20], r"image_bytes must hold pictures of .* \(8, 8, 1\).*0 8 1"),
     ],
 )
 def test_a_wrong_picture_is_named(signatures, file, message):

@@ -1,6 +1,6 @@
 """DiffusionModel: network, process, prediction and sampler, composed."""
 
-from tf_blurdiff.model.arguments import checked_seeds
+from tf_blurdiff.model.arguments import LARGEST, checked_seeds
 from tf_blurdiff.model.diffusion_model import DiffusionModel
 from tf_blurdiff.model.distillation import DISTILLATION_GRIDS, student_of
 from tf_blurdiff.model.learning import ema_losses, train_step
@@ -10,6 +10,7 @@ from tf_blurdiff.model.sampling import Conditions, images_at_once
 
 __all__ = [
     "DISTILLATION_GRIDS",
+    "LARGEST",
     "Conditions",
     "DiffusionModel",
     "check_restores",

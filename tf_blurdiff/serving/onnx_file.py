@@ -16,7 +16,7 @@ from tf_blurdiff import __version__
 from tf_blurdiff.compilation import for_other_runtimes
 from tf_blurdiff.data import to_uint8
 from tf_blurdiff.errors import UserError
-from tf_blurdiff.files import expanded, write_atomically, writing
+from tf_blurdiff.files import expanded, writable_file, write_atomically, writing
 from tf_blurdiff.model import DiffusionModel
 from tf_blurdiff.serving.signatures import sampling_task
 
@@ -66,6 +66,7 @@ def export_onnx(
         raise UserError(f"ONNX files need the packages {', '.join(missing)}: pip install 'tf_blurdiff[onnx]'")
     settings = model.sampling_settings(sampler=sampler, num_steps=num_steps, grid=grid, eta=eta, delta=delta)
     model.check_prior()
+    writable_file(path, str(path))  # Before minutes of work, not after.
     task = sampling_task(model, settings)
     facts = {
         "tf_blurdiff": __version__,

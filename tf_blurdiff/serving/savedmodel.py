@@ -95,6 +95,10 @@ def export_savedmodel(
     check_count("keep", 1 if keep is None else keep)
     qualities = _qualities(model, settings, quality_steps)
     base_dir = expanded(base_dir)
+    if (base_dir / "saved_model.pb").exists():
+        raise UserError(
+            f"an export goes beside other versions: expected the folder above. Received: {base_dir}, a version"
+        )
     with _alone_in(base_dir):
         final = base_dir / str(_free_version(base_dir, version))
         _check_keeps_newest(base_dir, int(final.name), keep)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_blurdiff.data import to_uint8, to_unit_range
 from tf_blurdiff.diffusion.inverse_problems import ROUNDING_STD, Averaged, Blurred, Masked
 from tf_blurdiff.diffusion.samplers import SamplingSettings
-from tf_blurdiff.model import Conditions, DiffusionModel, restoration_settings
+from tf_blurdiff.model import LARGEST, Conditions, DiffusionModel, restoration_settings
 
 # The known images of an export have these seeds.
 KNOWN_SEEDS = (0, 1, 2, 3)
@@ -28,7 +28,7 @@ _TURNED = (
     r"\C*((Exif\x00\x00|eXIf)(MM\C{0,500}\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
     r"|II\C{0,500}\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00)|tiff:Orientation(=\"|>)[2-8])\C*"
 )
-_AT_LEAST_0 = "0 or more, and finite", lambda values: tf.math.is_finite(values) & (values >= 0.0)
+_NOT_BELOW_0 = f"from 0 to {LARGEST:,.0f}", lambda values: (values >= 0.0) & (values <= LARGEST)
 
 
 class Input(NamedTuple):
@@ -79,7 +79,7 @@ def restoration_tasks(model: DiffusionModel, settings: SamplingSettings, images:
         "float32", (), "how much of the process is undone", _column(0.25, 0.5, 0.75, 1.0),
         "in (0, 1]", lambda strength: (strength > 0.0) & (strength <= 1.0),
     )  # fmt: skip
-    sigma = Input("float32", (), "the blur's standard deviation in pixels", _column(0.5, 1.0, 1.5, 2.0), *_AT_LEAST_0)
+    sigma = Input("float32", (), "the blur's standard deviation in pixels", _column(0.5, 1.0, 1.5, 2.0), *_NOT_BELOW_0)
     mask = Input("uint8", halves.shape[1:], "not 0 where the image is to be filled in", halves)
     image = Input("uint8", shape, "pixels", images)
     restored = restoration_settings(model)
@@ -180,7 +180,7 @@ def _condition_inputs(model):
         inputs["label"] = Input("int64", (), f"the kind of image{none}", labels, f"in [0, {last}]", is_allowed)
     if model.label_dropout and model.distilled_guidance is None:
         scales = np.linspace(1.0, 2.0, count, dtype=np.float32)
-        inputs["guidance_scale"] = Input("float32", (), "1 is no guidance", scales, *_AT_LEAST_0)
+        inputs["guidance_scale"] = Input("float32", (), "1 is no guidance", scales, *_NOT_BELOW_0)
     return inputs
 
 
@@ -250,17 +250,29 @@ def _decoded(name, values, entry):
     def decode(file):
         starts = [tf.strings.substr(file, 0, len(form)) == form for form in _FORMS]
         known = _require(tf.reduce_any(starts), f"{name} must hold PNG, JPEG or GIF files", ["something else"])
+        text = f"{name} must hold pictures of (height, width, channels) {entry.shape}"
         with tf.control_dependencies([known]):
+            declared = _declared_size(file, entry.shape)
+            # Before it is decoded: a small PNG can say that it has a billion pixels.
+            fits = _require(declared[:2] == entry.shape[:2], text, [declared])
+        with tf.control_dependencies([fits]):
             file = tf.identity(file)
         picture = tf.io.decode_png(file, channels=entry.shape[-1])
         size, is_upright = tf.shape(picture), ~tf.strings.regex_full_match(file, _TURNED)
-        text = f"{name} must hold pictures of (height, width, channels) {entry.shape}"
         upright = f"{name} must hold upright pictures: turn them as their EXIF orientation says, and leave that out"
         checks = [_require(size == entry.shape, text, [size]), _require(is_upright, upright, ["an orientation"])]
         with tf.control_dependencies(checks):
             return tf.reshape(_over_white(picture, file), entry.shape)
 
     return tf.map_fn(decode, values, fn_output_signature=tf.TensorSpec(entry.shape, tf.uint8))
+
+
+def _declared_size(file, shape):
+    """What a PNG says that its height, width and channels are; shape for other files, which say it elsewhere."""
+    is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    header = tf.strings.substr(tf.strings.join([file, b"\x00" * 24]), 16, 8)  # Also of a file that ends before it.
+    width, height = tf.unstack(tf.io.decode_raw(header, tf.int32, little_endian=False), 2)
+    return tf.where(is_png, [height, width, shape[-1]], shape)
 
 
 def _over_white(picture, file):
