@@ -84,6 +84,12 @@ class ImageClassifier(keras.Model):
         """The layer before the logits, float32 `[B, num_features]`, 0 or more."""
         return self.body(ops.cast(images, "float32"), training=training)
 
+    def accuracy_in_words(self) -> str:
+        """How often it was right, as reports say it."""
+        if self.held_out_accuracy is None:
+            return "how often it is right is not known"
+        return f"right for {self.held_out_accuracy:.4f} of held-out images"
+
     def get_config(self) -> dict[str, Any]:
         """All arguments, as Keras saves them."""
         own = ("image_shape", "num_classes", "channels", "num_features", "held_out_accuracy")

@@ -121,15 +121,13 @@ def _classifier(image_shape, path):
     digest = hashlib.sha256()
     for weight in classifier.get_weights():
         digest.update(np.ascontiguousarray(weight).data)
-    accuracy = classifier.held_out_accuracy
-    known = "how often it is right is not known" if accuracy is None else f"right for {accuracy:.4f} of held-out images"
     return FeatureNetwork(
         "classifier",
         classifier.num_features,
         "scaled to [-1, 1]; the layer before the logits",
         digest.hexdigest()[:16],
         lambda images: classifier.features(images).numpy(),
-        remark=f"{path}, {known}",
+        remark=f"{path}, {classifier.accuracy_in_words()}",
     )
 
 
